@@ -1,0 +1,1 @@
+//! Generated protobuf messages and gRPC stubs; `scripts/regenerate-proto` makes them anew.

@@ -1,0 +1,1 @@
+//! Codecs: what turns a unit's compressed bytes into plain ones.

@@ -1,0 +1,1 @@
+//! The producing side: convert and sign images.

@@ -1,0 +1,5 @@
+//! The `nacre` command.
+
+fn main() -> std::process::ExitCode {
+    nacre::cli::main()
+}

@@ -1,0 +1,1 @@
+//! The ocicrypt specification: annotations, packets, the layer cipher.

@@ -1,0 +1,1 @@
+//! From a reference to a tree whose files can be read.

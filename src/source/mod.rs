@@ -1,0 +1,210 @@
+//! Where bytes come from and go to: blobs, manifests and referrers of one repository.
+//!
+//! Two small traits, each implemented by a registry (`registry`) and an OCI layout directory
+//! (`layout`). Whatever else happens to bytes on the way (retry, decryption, accounting, faults)
+//! is a wrapper around them. `contract` holds the test suite that every implementation passes.
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use futures::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+
+use crate::{
+    error::{Error, Result},
+    oci::{Descriptor, Digest, Location, RawManifest},
+};
+
+mod traffic;
+
+pub use self::traffic::{Traffic, TrafficSnapshot};
+
+/// A blob's bytes from first to last, in pieces of any size.
+pub type BlobStream = BoxStream<'static, Result<Bytes>>;
+
+/// Bytes of one blob at an offset. Nothing it returns has been verified.
+pub trait BlobSource: Send + Sync + fmt::Debug {
+    /// The blob's digest, for messages.
+    fn digest(&self) -> &Digest;
+
+    /// Size in bytes, as the descriptor says.
+    fn size(&self) -> u64;
+
+    /// Exactly the bytes of `range`.
+    ///
+    /// # Errors
+    /// `Invalid` if `range` is reversed or ends beyond [`size`](Self::size); `Corrupt` if the blob
+    /// turns out shorter; `Unavailable`, `Denied`, `NotFound` as the other side says.
+    fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>>;
+
+    /// The whole blob in one stream, which ends after exactly [`size`](Self::size) bytes or with
+    /// an error.
+    fn stream(&self) -> BoxFuture<'_, Result<BlobStream>>;
+}
+
+/// Reads manifests, blobs and referrers of one repository.
+pub trait Repository: Send + Sync + fmt::Debug {
+    /// `host/path` or `oci:DIRECTORY`, for messages.
+    fn name(&self) -> String;
+
+    /// A manifest or index. Asked for by digest, the bytes have been checked against it.
+    ///
+    /// # Errors
+    /// `NotFound`, `Denied`, `Unavailable`; `Corrupt` if the bytes do not have the digest asked for;
+    /// `Invalid` if larger than 4 MiB.
+    fn manifest<'a>(&'a self, location: &'a Location) -> BoxFuture<'a, Result<RawManifest>>;
+
+    /// A source for the blob that `descriptor` names; does no I/O.
+    fn blob(&self, descriptor: &Descriptor) -> Arc<dyn BlobSource>;
+
+    /// Descriptors of the manifests that refer to `subject`, by the referrers API or, where the
+    /// registry has none, by the fallback tag `sha256-HEX`. Empty if there are none. Nothing here is
+    /// trusted.
+    fn referrers<'a>(&'a self, subject: &'a Digest) -> BoxFuture<'a, Result<Vec<Descriptor>>>;
+
+    /// Requests and bytes so far.
+    fn traffic(&self) -> Arc<Traffic>;
+}
+
+/// What a blob that is written consists of.
+#[derive(Clone, Debug)]
+pub enum BlobContent {
+    /// In memory.
+    Bytes(Bytes),
+    /// In a file, read while it is sent.
+    File(std::path::PathBuf),
+}
+
+/// Writes manifests and blobs into one repository.
+pub trait RepositoryWriter: Send + Sync + fmt::Debug {
+    /// `host/path` or `oci:DIRECTORY`, for messages.
+    fn name(&self) -> String;
+
+    /// Stores a blob unless it is there already. The content has `descriptor`'s digest and size.
+    fn put_blob<'a>(
+        &'a self,
+        descriptor: &'a Descriptor,
+        content: BlobContent,
+    ) -> BoxFuture<'a, Result<()>>;
+
+    /// Stores a manifest or index, after what it names has been stored.
+    fn put_manifest<'a>(
+        &'a self,
+        location: &'a Location,
+        manifest: &'a RawManifest,
+    ) -> BoxFuture<'a, Result<()>>;
+}
+
+/// Reads a blob whole into memory and checks its size and digest.
+///
+/// # Errors
+/// `Invalid` if it is larger than `limit`, `Corrupt` if it is not what `descriptor` names, and what
+/// the source says.
+pub async fn read_verified(
+    repository: &dyn Repository,
+    descriptor: &Descriptor,
+    limit: u64,
+) -> Result<Bytes> {
+    if descriptor.size > limit {
+        return Err(Error::invalid(format!(
+            "blob {}: {} bytes, at most {limit} are read",
+            descriptor.digest, descriptor.size
+        )));
+    }
+    let source = repository.blob(descriptor);
+    let bytes = read_whole(&*source).await?;
+    if !descriptor.digest.matches(&bytes) {
+        return Err(Error::corrupt(format!(
+            "blob {}: digest mismatch",
+            descriptor.digest
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Collects a source's stream; bounded by its size.
+async fn read_whole(source: &dyn BlobSource) -> Result<Bytes> {
+    let mut stream = source.stream().await?;
+    let mut all = BytesMut::new();
+    while let Some(piece) = stream.next().await {
+        all.extend_from_slice(&piece?);
+        if all.len() as u64 > source.size() {
+            break;
+        }
+    }
+    if all.len() as u64 != source.size() {
+        return Err(Error::corrupt(format!(
+            "blob {}: {} bytes where the descriptor says {}",
+            source.digest(),
+            all.len(),
+            source.size()
+        )));
+    }
+    Ok(all.freeze())
+}
+
+/// A blob that is in memory: for small documents and for tests.
+#[derive(Debug)]
+pub struct MemoryBlob {
+    digest: Digest,
+    bytes: Bytes,
+}
+
+// === impl MemoryBlob ===
+
+impl MemoryBlob {
+    /// Names `bytes` by their SHA-256.
+    #[must_use]
+    pub fn new(bytes: Bytes) -> Self {
+        Self {
+            digest: Digest::sha256(&bytes),
+            bytes,
+        }
+    }
+}
+
+impl BlobSource for MemoryBlob {
+    fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        Box::pin(async move {
+            check_range(self, &range)?;
+            let end =
+                usize::try_from(range.end).map_err(|_| Error::internal("offset over usize"))?;
+            let start =
+                usize::try_from(range.start).map_err(|_| Error::internal("offset over usize"))?;
+            Ok(self.bytes.slice(start..end))
+        })
+    }
+
+    fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
+        let bytes = self.bytes.clone();
+        Box::pin(async move { Ok(stream::once(async move { Ok(bytes) }).boxed()) })
+    }
+}
+
+/// The check that every `read_at` begins with.
+///
+/// # Errors
+/// `Invalid` if `range` is reversed or ends beyond the blob.
+pub fn check_range(source: &dyn BlobSource, range: &Range<u64>) -> Result<()> {
+    if range.start > range.end || range.end > source.size() {
+        return Err(Error::invalid(format!(
+            "blob {}: bytes {}..{} asked of {}",
+            source.digest(),
+            range.start,
+            range.end,
+            source.size()
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Verified chunks kept on this node.

@@ -1,0 +1,1 @@
+//! One image's merged, read-only file system.
