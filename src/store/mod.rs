@@ -1,1 +1,271 @@
-//! Verified chunks kept on this node.
+//! Verified chunks kept on this node: in memory, and on disk behind that.
+//!
+//! Content-addressed by the chunk's digest across layers and images, bounded in bytes. What comes
+//! from disk is verified again each time; what fails is forgotten and counted. Chunks of encrypted
+//! layers are sealed on disk ([`Seal`]). Writing happens on one thread behind a bounded queue: when the
+//! disk is slow or full, chunks are served and not kept.
+
+mod chunk;
+mod disk;
+mod memory;
+mod seal;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use serde::Serialize;
+
+pub use self::{
+    chunk::{ChunkId, Space, VerifiedChunk},
+    seal::Seal,
+};
+use self::{disk::Disk, memory::Memory};
+use crate::error::{Error, Result};
+
+/// Chunks waiting to be written; beyond that they are not kept.
+const QUEUE: usize = 256;
+
+/// Where and how much a [`Store`] keeps.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Bytes in memory.
+    pub memory_bytes: usize,
+    /// Directory and bytes on disk; none keeps chunks in memory only.
+    pub disk: Option<(PathBuf, u64)>,
+}
+
+/// Verified chunks by name.
+#[derive(Debug)]
+pub struct Store {
+    memory: Memory,
+    disk: Option<DiskHalf>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug)]
+struct DiskHalf {
+    disk: Arc<Disk>,
+    queue: Option<Sender<Write>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Write {
+    Chunk {
+        id: ChunkId,
+        chunk: VerifiedChunk,
+        space: Space,
+    },
+    Flush(Sender<()>),
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    memory_hits: AtomicU64,
+    disk_hits: AtomicU64,
+    corrupt: AtomicU64,
+    not_kept: AtomicU64,
+    failing: AtomicBool,
+}
+
+/// What a store did and holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StoreSnapshot {
+    /// Chunks served from memory.
+    pub memory_hits: u64,
+    /// Chunks served from disk, after they were verified again.
+    pub disk_hits: u64,
+    /// Chunks on disk that were not what they should be; forgotten.
+    pub corrupt: u64,
+    /// Chunks not written because the disk was slow, full or broken.
+    pub not_kept: u64,
+    /// Bytes in memory.
+    pub memory_bytes: u64,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Opens the directory, if there is one, and starts the writer.
+    ///
+    /// # Errors
+    /// `Io` if the directory cannot be used.
+    pub fn open(config: &StoreConfig) -> Result<Self> {
+        let counters = Arc::new(Counters::default());
+        let disk = match &config.disk {
+            None => None,
+            Some((directory, capacity)) => Some(DiskHalf::start(
+                Arc::new(Disk::open(directory, *capacity)?),
+                &counters,
+            )?),
+        };
+        Ok(Self {
+            memory: Memory::new(config.memory_bytes),
+            disk,
+            counters,
+        })
+    }
+
+    /// A chunk from memory; never blocks on a disk.
+    #[must_use]
+    pub fn get_memory(&self, space: &Space, digest: &[u8; 32]) -> Option<VerifiedChunk> {
+        let chunk = self.memory.get(&space.id(digest))?;
+        self.counters.memory_hits.fetch_add(1, Ordering::Relaxed);
+        Some(chunk)
+    }
+
+    /// A chunk from memory or disk; blocks on the disk. A record on disk that is not the chunk is
+    /// forgotten and counted.
+    #[must_use]
+    pub fn get(&self, space: &Space, digest: &[u8; 32]) -> Option<VerifiedChunk> {
+        if let Some(chunk) = self.get_memory(space, digest) {
+            return Some(chunk);
+        }
+        let disk = &self.disk.as_ref()?.disk;
+        let id = space.id(digest);
+        let record = disk.get(&id)?;
+        let plain = match space {
+            Space::Plain => Some(record),
+            Space::Sealed(seal) => seal.open(record, &id.0),
+        };
+        let Some(chunk) = plain.and_then(|p| VerifiedChunk::check(Bytes::from(p), digest)) else {
+            tracing::warn!(name = %hex::encode(id.0), "stored chunk is not what it was; forgotten");
+            self.counters.corrupt.fetch_add(1, Ordering::Relaxed);
+            disk.forget(&id);
+            return None;
+        };
+        self.counters.disk_hits.fetch_add(1, Ordering::Relaxed);
+        self.memory.put(id, chunk.clone());
+        Some(chunk)
+    }
+
+    /// Whether the chunk is in memory or, by its name, on disk.
+    #[must_use]
+    pub fn contains(&self, space: &Space, digest: &[u8; 32]) -> bool {
+        let id = space.id(digest);
+        self.memory.get(&id).is_some() || self.disk.as_ref().is_some_and(|d| d.disk.contains(&id))
+    }
+
+    /// Keeps a chunk in memory and queues it for the disk.
+    pub fn put(&self, space: &Space, digest: &[u8; 32], chunk: &VerifiedChunk) {
+        let id = space.id(digest);
+        self.memory.put(id, chunk.clone());
+        let Some(queue) = self.disk.as_ref().and_then(|d| d.queue.as_ref()) else {
+            return;
+        };
+        let write = Write::Chunk {
+            id,
+            chunk: chunk.clone(),
+            space: space.clone(),
+        };
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(write) {
+            self.counters.not_kept.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until what was put has been written.
+    pub fn flush(&self) {
+        let Some(queue) = self.disk.as_ref().and_then(|d| d.queue.as_ref()) else {
+            return;
+        };
+        let (done, wait) = crossbeam_channel::bounded(1);
+        if queue.send(Write::Flush(done)).is_ok() {
+            // An error means that the writer is gone: then there is nothing left to wait for.
+            let _gone = wait.recv();
+        }
+    }
+
+    /// What it did and holds.
+    #[must_use]
+    pub fn snapshot(&self) -> StoreSnapshot {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        StoreSnapshot {
+            memory_hits: load(&self.counters.memory_hits),
+            disk_hits: load(&self.counters.disk_hits),
+            corrupt: load(&self.counters.corrupt),
+            not_kept: load(&self.counters.not_kept),
+            memory_bytes: self.memory.used() as u64,
+            disk_bytes: self.disk.as_ref().map_or(0, |d| d.disk.used()),
+        }
+    }
+}
+
+// === impl DiskHalf ===
+
+impl DiskHalf {
+    fn start(disk: Arc<Disk>, counters: &Arc<Counters>) -> Result<Self> {
+        let (queue, writes) = crossbeam_channel::bounded(QUEUE);
+        let (writer_disk, counters) = (Arc::clone(&disk), Arc::clone(counters));
+        let writer = std::thread::Builder::new()
+            .name("nacre-store".into())
+            .spawn(move || write_all(&writer_disk, &counters, &writes))
+            .map_err(|e| Error::io("store writer thread", e))?;
+        Ok(Self {
+            disk,
+            queue: Some(queue),
+            writer: Some(writer),
+        })
+    }
+}
+
+impl Drop for DiskHalf {
+    /// Ends the queue and waits until it has been written.
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("store writer panicked");
+        }
+    }
+}
+
+fn write_all(disk: &Disk, counters: &Counters, writes: &Receiver<Write>) {
+    for write in writes {
+        match write {
+            // The one who waits may have gone away.
+            Write::Flush(done) => drop(done.send(())),
+            Write::Chunk { id, chunk, space } => {
+                if disk.contains(&id) {
+                    continue;
+                }
+                let result = match &space {
+                    Space::Plain => disk.put(id, chunk.bytes()),
+                    Space::Sealed(seal) => seal
+                        .seal(chunk.bytes(), &id.0)
+                        .and_then(|record| disk.put(id, &record)),
+                };
+                note(result, counters);
+            }
+        }
+    }
+}
+
+/// Counts a chunk that was not kept; logs when the disk begins to fail and when it works again.
+fn note(result: Result<()>, counters: &Counters) {
+    let failed = result.is_err();
+    let was_failing = counters.failing.swap(failed, Ordering::Relaxed);
+    match result {
+        Ok(()) if was_failing => tracing::info!("store writes again"),
+        Ok(()) => {}
+        Err(error) => {
+            counters.not_kept.fetch_add(1, Ordering::Relaxed);
+            if !was_failing {
+                tracing::warn!(%error, "store does not write; chunks are served and not kept");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
