@@ -1,8 +1,38 @@
 //! The chunk engine: plans, fetches, decrypts, decodes, verifies and caches chunks.
+//!
+//! A read is answered at once if its chunks are in memory. Otherwise a worker looks on disk, and
+//! what is still missing is fetched: units that lie near each other in the blob in one request, each
+//! unit by one flight however many readers wait for it. Decoding and verifying run on the workers, so
+//! neither the front end's threads nor the network's ever do it.
+
+mod counters;
+mod fetch;
+mod operation;
+mod plan;
+mod streams;
+mod workers;
+
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
+use tokio::{runtime::Handle, sync::oneshot};
 
-use crate::error::Result;
+pub use self::counters::EngineSnapshot;
+use self::{
+    counters::Counters,
+    fetch::{Flights, Waiter},
+    operation::{Fault, Operation},
+    plan::ByUnit,
+    streams::Streams,
+    workers::{Task, Workers},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    index::{ChunkTable, Place},
+    oci::Digest,
+    source::BlobSource,
+    store::{Space, Store},
+};
 
 /// Called once with the bytes of a read, or with why there are none.
 pub type ReadDone = Box<dyn FnOnce(Result<Bytes>) + Send + 'static>;
@@ -27,3 +57,225 @@ pub trait ReadFile: Send + Sync + 'static {
     /// `done` is called from a worker, or at once if the bytes are at hand.
     fn read(&self, file: FileData, offset: u64, length: u32, done: ReadDone);
 }
+
+/// How an [`Engine`] fetches and decodes.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineConfig {
+    /// Decoding threads; 0 takes the number of processors.
+    pub workers: usize,
+    /// Needs with at most so many blob bytes between them are fetched in one request.
+    pub join_gap: u64,
+    /// A request for less is grown to so many blob bytes by what lies behind it.
+    pub min_extent: u64,
+    /// Longest request, unless one unit is longer.
+    pub max_extent: u64,
+    /// First and largest window that is fetched ahead of a sequential reader, in bytes of the file;
+    /// (0, 0) fetches nothing ahead.
+    pub stream_window: (u64, u64),
+}
+
+/// One layer as the engine reads it.
+#[derive(Debug)]
+pub struct LayerData {
+    /// Digest of the blob, for messages.
+    pub digest: Digest,
+    /// From a verified index.
+    pub table: ChunkTable,
+    /// The plain blob (decrypting, if the layer is encrypted).
+    pub source: Arc<dyn BlobSource>,
+    /// How its chunks are stored.
+    pub space: Space,
+}
+
+/// Reads the files of one image.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    workers: Workers,
+}
+
+/// What reads, workers and fetches have in common.
+#[derive(Debug)]
+struct Shared {
+    layers: Vec<Layer>,
+    store: Arc<Store>,
+    runtime: Handle,
+    flights: Flights,
+    streams: Streams,
+    counters: Arc<Counters>,
+    config: EngineConfig,
+}
+
+#[derive(Debug)]
+struct Layer {
+    data: LayerData,
+    by_unit: ByUnit,
+}
+
+// === impl EngineConfig ===
+
+impl EngineConfig {
+    /// What was measured to be good on small machines with a registry near by.
+    pub const RECOMMENDED: Self = Self {
+        workers: 0,
+        join_gap: 16 << 10,
+        min_extent: 128 << 10,
+        max_extent: 4 << 20,
+        stream_window: (1 << 20, 16 << 20),
+    };
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Starts the workers. `runtime` runs the fetches.
+    ///
+    /// # Errors
+    /// `Invalid` if there are more layers than 65,535; `Io` if threads cannot be started.
+    pub fn start(
+        layers: Vec<LayerData>,
+        store: Arc<Store>,
+        runtime: Handle,
+        config: EngineConfig,
+    ) -> Result<Self> {
+        if layers.len() > usize::from(u16::MAX) {
+            return Err(Error::invalid(format!("image of {} layers", layers.len())));
+        }
+        let layers = layers
+            .into_iter()
+            .map(|data| Layer {
+                by_unit: ByUnit::new(&data.table),
+                data,
+            })
+            .collect();
+        let (first, max) = config.stream_window;
+        let shared = Arc::new(Shared {
+            layers,
+            store,
+            runtime,
+            flights: Flights::default(),
+            streams: Streams::new(first, max),
+            counters: Arc::default(),
+            config,
+        });
+        let workers = Workers::start(&shared)?;
+        Ok(Self { shared, workers })
+    }
+
+    /// [`ReadFile::read`] for async callers.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bytes are not what was signed, and what the source says.
+    pub async fn read_async(&self, file: FileData, offset: u64, length: u32) -> Result<Bytes> {
+        let (send, receive) = oneshot::channel();
+        // The receiver may be gone when the caller gave up.
+        self.read(
+            file,
+            offset,
+            length,
+            Box::new(move |result| drop(send.send(result))),
+        );
+        receive
+            .await
+            .map_err(|_| Error::internal("engine stopped in mid-read"))?
+    }
+
+    /// Fetches the units in the first `bytes` of a layer's blob ahead of any read.
+    pub fn prefetch(&self, layer: u16, bytes: u64) {
+        let Some(data) = self.shared.layers.get(usize::from(layer)) else {
+            return;
+        };
+        let units = &data.data.table.units;
+        let count = units.partition_point(|u| u.offset + u64::from(u.length) <= bytes);
+        let units = (0..).take(count).collect();
+        self.workers.send(Task::Prefetch { layer, units });
+    }
+
+    /// What it did so far.
+    #[must_use]
+    pub fn snapshot(&self) -> EngineSnapshot {
+        self.shared.counters.snapshot()
+    }
+
+    /// The store it keeps chunks in.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.shared.store
+    }
+}
+
+impl ReadFile for Engine {
+    fn read(&self, file: FileData, offset: u64, length: u32, done: ReadDone) {
+        let counters = &self.shared.counters;
+        Counters::add(&counters.reads, 1);
+        let Some(layer) = self.shared.layers.get(usize::from(file.layer)) else {
+            done(Err(Error::internal(format!(
+                "file in layer {} of an image without it",
+                file.layer
+            ))));
+            return;
+        };
+        let table = &layer.data.table;
+        let parts = plan::parts(table, file, offset, length);
+        let ahead = self
+            .shared
+            .streams
+            .note((file.layer, file.first_chunk), offset, length);
+        let operation = Arc::new(Operation::new(parts.len(), self.counting(done)));
+        let mut missing = Vec::new();
+        for (slot, part) in parts.into_iter().enumerate() {
+            let chunk = &table.chunks[part.chunk as usize];
+            let range = part.start as usize..part.end as usize;
+            if chunk.place == Place::Zeros {
+                operation.fill(slot, Bytes::from(vec![0; range.len()]));
+            } else if let Some(kept) = self
+                .shared
+                .store
+                .get_memory(&layer.data.space, &chunk.digest)
+            {
+                operation.fill(slot, kept.bytes().slice(range));
+            } else {
+                missing.push(Waiter {
+                    operation: Arc::clone(&operation),
+                    slot,
+                    part,
+                });
+            }
+        }
+        if !missing.is_empty() || ahead.is_some() {
+            let ahead = ahead.map(|range| (file, range));
+            self.workers.send(Task::Look {
+                layer: file.layer,
+                waiters: missing,
+                ahead,
+            });
+        }
+    }
+}
+
+impl Engine {
+    /// Counts the answer if it is an error.
+    fn counting(&self, done: ReadDone) -> ReadDone {
+        // Not `shared`: flights hold operations, and those must not hold the flights.
+        let counters = Arc::clone(&self.shared.counters);
+        Box::new(move |result| {
+            if result.is_err() {
+                counters.failed_reads.fetch_add(1, Ordering::Relaxed);
+            }
+            done(result);
+        })
+    }
+}
+
+impl Layer {
+    /// What went wrong with a chunk, named.
+    fn corrupt(&self, chunk: u32, what: &str) -> Fault {
+        Fault {
+            kind: Kind::Corrupt,
+            message: format!("layer {} chunk {chunk}: {what}", self.data.digest),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

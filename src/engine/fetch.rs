@@ -1,0 +1,327 @@
+//! From a missing chunk to its bytes: single flight, planning, the request, decoding, checking.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+
+use super::{
+    FileData, Layer, Shared,
+    counters::Counters,
+    operation::{Fault, Operation},
+    plan::{self, Extent, Joining, Part},
+    workers::{Queues, Task},
+};
+use crate::{
+    codec,
+    index::{Chunk, ChunkTable, Place},
+    store::VerifiedChunk,
+};
+
+/// A part of a read that waits for its chunk.
+pub(super) struct Waiter {
+    pub(super) operation: Arc<Operation>,
+    pub(super) slot: usize,
+    pub(super) part: Part,
+}
+
+/// Units on their way, with who waits for them. A unit is fetched once, however many readers want
+/// its chunks.
+#[derive(Default)]
+pub(super) struct Flights(Mutex<HashMap<(u16, u32), Vec<Waiter>>>);
+
+impl Shared {
+    /// Serves what is on disk and has the rest fetched. Runs on a worker.
+    pub(super) fn look(
+        self: &Arc<Self>,
+        queues: &Queues,
+        layer_number: u16,
+        waiters: Vec<Waiter>,
+        ahead: Option<(FileData, Range<u64>)>,
+    ) {
+        let layer = &self.layers[usize::from(layer_number)];
+        let mut wanted = Vec::new();
+        for waiter in waiters {
+            let chunk = &layer.data.table.chunks[waiter.part.chunk as usize];
+            if let Some(kept) = self.store.get(&layer.data.space, &chunk.digest) {
+                waiter.fill(&kept);
+                continue;
+            }
+            let Place::Unit { unit, .. } = chunk.place else {
+                continue;
+            };
+            if self.flights.join(layer_number, unit, Some(waiter)) {
+                wanted.push(unit);
+            }
+        }
+        // Another flight may have landed between the look and the joining; decoding again is
+        // harmless, and rare.
+        let demanded = wanted.len();
+        for i in 0..demanded {
+            for unit in plan::following(&layer.data.table, wanted[i], self.config.min_extent) {
+                if !self.is_kept(layer, unit) && self.flights.join(layer_number, unit, None) {
+                    wanted.push(unit);
+                }
+            }
+        }
+        self.fetch(queues, layer_number, wanted);
+        if let Some((file, range)) = ahead {
+            self.fetch_ahead(
+                queues,
+                layer_number,
+                units_of(&layer.data.table, file, &range),
+            );
+        }
+    }
+
+    /// Fetches units that nobody waits for, except those that are kept or on their way.
+    pub(super) fn fetch_ahead(self: &Arc<Self>, queues: &Queues, layer: u16, mut units: Vec<u32>) {
+        let data = &self.layers[usize::from(layer)];
+        units.retain(|&unit| !self.is_kept(data, unit) && self.flights.join(layer, unit, None));
+        self.fetch(queues, layer, units);
+    }
+
+    /// Decodes a unit, checks and keeps all its chunks, and answers who waits for them. What fails
+    /// its check is fetched once more: the fault may have been on the way. Runs on a worker.
+    pub(super) fn decode(
+        self: &Arc<Self>,
+        queues: &Queues,
+        layer_number: u16,
+        unit: u32,
+        compressed: &Bytes,
+        again: bool,
+    ) {
+        let layer = &self.layers[usize::from(layer_number)];
+        let checked = layer.decode(unit, compressed);
+        let waiting = |chunk: u32| self.flights.waits_for(layer_number, unit, chunk);
+        if !again
+            && checked
+                .iter()
+                .any(|(chunk, result)| result.is_err() && waiting(*chunk))
+        {
+            Counters::add(&self.counters.mismatches, 1);
+            tracing::warn!(layer = %layer.data.digest, unit, "fetched bytes are not what was signed; fetching again");
+            self.fetch_one(queues, layer_number, unit);
+            return;
+        }
+        for (chunk, result) in &checked {
+            match result {
+                Ok(verified) => {
+                    Counters::add(&self.counters.chunks, 1);
+                    let digest = &layer.data.table.chunks[*chunk as usize].digest;
+                    self.store.put(&layer.data.space, digest, verified);
+                }
+                Err(_) => Counters::add(&self.counters.mismatches, 1),
+            }
+        }
+        for waiter in self.flights.land(layer_number, unit) {
+            match checked
+                .iter()
+                .find(|(chunk, _)| *chunk == waiter.part.chunk)
+            {
+                Some((_, Ok(verified))) => waiter.fill(verified),
+                Some((_, Err(fault))) => waiter.operation.fail(fault),
+                None => waiter
+                    .operation
+                    .fail(&layer.corrupt(waiter.part.chunk, "not in its unit")),
+            }
+        }
+    }
+
+    /// Whether the unit's first chunk is kept. The others usually are too; if not, a read fetches
+    /// them.
+    fn is_kept(&self, layer: &Layer, unit: u32) -> bool {
+        layer.by_unit.chunks(unit).first().is_none_or(|&chunk| {
+            self.store.contains(
+                &layer.data.space,
+                &layer.data.table.chunks[chunk as usize].digest,
+            )
+        })
+    }
+
+    /// Sends one request for each extent.
+    fn fetch(self: &Arc<Self>, queues: &Queues, layer: u16, mut units: Vec<u32>) {
+        units.sort_unstable();
+        let joining = Joining {
+            gap: self.config.join_gap,
+            max: self.config.max_extent,
+        };
+        let table = &self.layers[usize::from(layer)].data.table;
+        for extent in plan::extents(table, &units, joining) {
+            self.request(queues, layer, extent, false);
+        }
+    }
+
+    /// Fetches a single unit again.
+    fn fetch_one(self: &Arc<Self>, queues: &Queues, layer: u16, unit: u32) {
+        let table = &self.layers[usize::from(layer)].data.table;
+        let joining = Joining { gap: 0, max: 0 };
+        for extent in plan::extents(table, &[unit], joining) {
+            self.request(queues, layer, extent, true);
+        }
+    }
+
+    fn request(self: &Arc<Self>, queues: &Queues, layer_number: u16, extent: Extent, again: bool) {
+        Counters::add(&self.counters.extents, 1);
+        Counters::add(
+            &self.counters.extent_bytes,
+            extent.bytes.end - extent.bytes.start,
+        );
+        let (shared, queues) = (Arc::clone(self), queues.clone());
+        self.runtime.spawn(async move {
+            let layer = &shared.layers[usize::from(layer_number)];
+            match layer.data.source.read_at(extent.bytes.clone()).await {
+                Ok(bytes) => {
+                    for unit in extent.units {
+                        let compressed = layer.unit_bytes(unit, &extent.bytes, &bytes);
+                        let task = Task::Decode {
+                            layer: layer_number,
+                            unit,
+                            compressed,
+                            again,
+                        };
+                        if shared.flights.is_wanted(layer_number, unit) {
+                            queues.send(task);
+                        } else {
+                            queues.send_later(task);
+                        }
+                    }
+                }
+                Err(error) => {
+                    let error = error.context(format!("layer {}", layer.data.digest));
+                    let fault = Fault::from(&error);
+                    for unit in extent.units {
+                        for waiter in shared.flights.land(layer_number, unit) {
+                            waiter.operation.fail(&fault);
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The units that hold `range` of the file, ascending.
+fn units_of(table: &ChunkTable, file: FileData, range: &Range<u64>) -> Vec<u32> {
+    let length = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
+    let mut units: Vec<u32> = plan::parts(table, file, range.start, length)
+        .iter()
+        .filter_map(|part| match table.chunks[part.chunk as usize].place {
+            Place::Unit { unit, .. } => Some(unit),
+            Place::Zeros => None,
+        })
+        .collect();
+    units.sort_unstable();
+    units.dedup();
+    units
+}
+
+impl Layer {
+    /// The unit's bytes out of the extent's.
+    fn unit_bytes(&self, unit: u32, extent: &Range<u64>, bytes: &Bytes) -> Bytes {
+        let unit = &self.data.table.units[unit as usize];
+        // Extents hold their units whole and were read in full, so the offsets fit a usize.
+        let start = usize::try_from(unit.offset - extent.start).unwrap_or(usize::MAX);
+        bytes.slice(start..start + unit.length as usize)
+    }
+
+    /// All chunks of a unit, each checked against its digest.
+    fn decode(&self, unit: u32, compressed: &[u8]) -> Vec<(u32, Result<VerifiedChunk, Fault>)> {
+        let table = &self.data.table;
+        let chunks = self.by_unit.chunks(unit);
+        let end_of = |chunk: &Chunk| match chunk.place {
+            Place::Unit { offset, .. } => offset as usize + chunk.length as usize,
+            Place::Zeros => 0,
+        };
+        let chunk_of = |index: u32| &table.chunks[index as usize];
+        let length = chunks
+            .iter()
+            .map(|&c| end_of(chunk_of(c)))
+            .max()
+            .unwrap_or(0);
+        let plain = match codec::decode(table.units[unit as usize].codec, compressed, length) {
+            Ok(plain) => Bytes::from(plain),
+            Err(error) => {
+                return chunks
+                    .iter()
+                    .map(|&c| (c, Err(self.corrupt(c, &error.to_string()))))
+                    .collect();
+            }
+        };
+        chunks
+            .iter()
+            .map(|&index| {
+                let chunk = chunk_of(index);
+                let end = end_of(chunk);
+                let bytes = plain.slice(end - chunk.length as usize..end);
+                // A small chunk must not keep a large unit in memory.
+                let bytes = if bytes.len() * 2 < plain.len() {
+                    Bytes::copy_from_slice(&bytes)
+                } else {
+                    bytes
+                };
+                let verified = VerifiedChunk::check(bytes, &chunk.digest)
+                    .ok_or_else(|| self.corrupt(index, "digest mismatch"));
+                (index, verified)
+            })
+            .collect()
+    }
+}
+
+// === impl Waiter ===
+
+impl Waiter {
+    fn fill(&self, chunk: &VerifiedChunk) {
+        let range = self.part.start as usize..self.part.end as usize;
+        self.operation.fill(self.slot, chunk.bytes().slice(range));
+    }
+}
+
+// === impl Flights ===
+
+impl Flights {
+    /// Adds who waits; says whether the unit was not on its way yet, so that the caller fetches it.
+    fn join(&self, layer: u16, unit: u32, waiter: Option<Waiter>) -> bool {
+        match self.lock().entry((layer, unit)) {
+            Entry::Occupied(mut flight) => {
+                flight.get_mut().extend(waiter);
+                false
+            }
+            Entry::Vacant(place) => {
+                place.insert(waiter.into_iter().collect());
+                true
+            }
+        }
+    }
+
+    /// Ends the flight and gives who waited.
+    fn land(&self, layer: u16, unit: u32) -> Vec<Waiter> {
+        self.lock().remove(&(layer, unit)).unwrap_or_default()
+    }
+
+    fn is_wanted(&self, layer: u16, unit: u32) -> bool {
+        self.lock()
+            .get(&(layer, unit))
+            .is_some_and(|waiters| !waiters.is_empty())
+    }
+
+    fn waits_for(&self, layer: u16, unit: u32, chunk: u32) -> bool {
+        self.lock()
+            .get(&(layer, unit))
+            .is_some_and(|waiters| waiters.iter().any(|w| w.part.chunk == chunk))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(u16, u32), Vec<Waiter>>> {
+        // Nothing that can panic runs under it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Flights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Flights({})", self.lock().len())
+    }
+}

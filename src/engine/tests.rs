@@ -1,0 +1,310 @@
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "small numbers of the tests' own"
+)]
+
+use std::{
+    io::Write,
+    ops::Range,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize},
+    },
+};
+
+use futures::future::BoxFuture;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::{
+    index::{Chunk, Codec, Unit},
+    source::{BlobStream, MemoryBlob},
+    store::StoreConfig,
+};
+
+/// A blob whose reads are logged, can be held back, flipped or refused.
+#[derive(Debug)]
+struct Scripted {
+    blob: MemoryBlob,
+    log: Mutex<Vec<Range<u64>>>,
+    gate: Semaphore,
+    flips: AtomicUsize,
+    down: AtomicBool,
+}
+
+impl BlobSource for Scripted {
+    fn digest(&self) -> &Digest {
+        self.blob.digest()
+    }
+
+    fn size(&self) -> u64 {
+        self.blob.size()
+    }
+
+    fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        Box::pin(async move {
+            self.log.lock().unwrap().push(range.clone());
+            let _pass = self.gate.acquire().await.expect("the gate stays open");
+            if self.down.load(Ordering::SeqCst) {
+                return Err(Error::unavailable("registry is away"));
+            }
+            let bytes = self.blob.read_at(range).await?;
+            let flip = self
+                .flips
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+            if flip.is_err() {
+                return Ok(bytes);
+            }
+            let mut bytes = bytes.to_vec();
+            bytes[15] ^= 1;
+            Ok(Bytes::from(bytes))
+        })
+    }
+
+    fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
+        self.blob.stream()
+    }
+}
+
+struct Fixture {
+    engine: Engine,
+    source: Arc<Scripted>,
+    plain: Vec<u8>,
+    file: FileData,
+}
+
+const CHUNK: usize = 1000;
+
+/// One file of `chunks` chunks of 1000 bytes, each in a gzip member of its own.
+fn fixture(chunks: u32, config: EngineConfig, gate: usize) -> Fixture {
+    let mut blob = Vec::new();
+    let mut table = ChunkTable::default();
+    let mut plain = Vec::new();
+    for index in 0..chunks {
+        let bytes: Vec<u8> = (0..CHUNK)
+            .map(|i| Sha256::digest([index as u8, i as u8, (i >> 8) as u8])[0])
+            .collect();
+        let offset = blob.len();
+        let mut gzip = flate2::write::GzEncoder::new(&mut blob, flate2::Compression::fast());
+        gzip.write_all(&bytes).unwrap();
+        gzip.finish().unwrap();
+        table.units.push(Unit {
+            offset: offset as u64,
+            length: u32::try_from(blob.len() - offset).unwrap(),
+            codec: Codec::Gzip,
+        });
+        table.chunks.push(Chunk {
+            file_offset: plain.len() as u64,
+            length: CHUNK as u32,
+            place: Place::Unit {
+                unit: index,
+                offset: 0,
+            },
+            digest: Sha256::digest(&bytes).into(),
+        });
+        plain.extend(bytes);
+    }
+    let source = Arc::new(Scripted {
+        blob: MemoryBlob::new(Bytes::from(blob)),
+        log: Mutex::default(),
+        gate: Semaphore::new(gate),
+        flips: AtomicUsize::new(0),
+        down: AtomicBool::new(false),
+    });
+    let store = Store::open(&StoreConfig {
+        memory_bytes: 1 << 20,
+        disk: None,
+    })
+    .unwrap();
+    let layer = LayerData {
+        digest: source.digest().clone(),
+        table,
+        source: Arc::clone(&source) as Arc<dyn BlobSource>,
+        space: Space::Plain,
+    };
+    let engine = Engine::start(vec![layer], Arc::new(store), Handle::current(), config).unwrap();
+    let file = FileData {
+        layer: 0,
+        first_chunk: 0,
+        chunk_count: chunks,
+        size: plain.len() as u64,
+    };
+    Fixture {
+        engine,
+        source,
+        plain,
+        file,
+    }
+}
+
+/// Fetches what is asked for and nothing more.
+const BARE: EngineConfig = EngineConfig {
+    workers: 2,
+    join_gap: 0,
+    min_extent: 0,
+    max_extent: 1 << 20,
+    stream_window: (0, 0),
+};
+
+impl Fixture {
+    async fn read(&self, offset: u64, length: u32) -> Result<Bytes> {
+        self.engine.read_async(self.file, offset, length).await
+    }
+
+    fn requests(&self) -> usize {
+        self.source.log.lock().unwrap().len()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_any_range_and_fetches_each_chunk_once() {
+    let f = fixture(5, BARE, 100);
+    for (offset, length) in [
+        (0, 10),
+        (995, 10),
+        (4990, 100),
+        (0, 5000),
+        (5000, 1),
+        (1500, 0),
+    ] {
+        let end = (offset as usize + length as usize).min(f.plain.len());
+        let want = &f.plain[(offset as usize).min(end)..end];
+        assert_eq!(
+            f.read(offset, length).await.unwrap(),
+            want,
+            "{offset}+{length}"
+        );
+    }
+    let bytes: u64 = f
+        .source
+        .log
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|r| r.end - r.start)
+        .sum();
+    assert_eq!(bytes, f.source.size(), "every unit was fetched once");
+    assert_eq!(f.engine.snapshot().chunks, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neighbours_are_fetched_in_one_request() {
+    let f = fixture(5, BARE, 100);
+    assert_eq!(f.read(0, 5000).await.unwrap(), f.plain);
+    assert_eq!(f.requests(), 1);
+
+    let grown = fixture(
+        5,
+        EngineConfig {
+            min_extent: 1 << 20,
+            ..BARE
+        },
+        100,
+    );
+    grown.read(1000, 1).await.unwrap();
+    assert_eq!(grown.read(1000, 4000).await.unwrap(), &grown.plain[1000..]);
+    assert_eq!(grown.requests(), 1, "what lies behind came along");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_readers_of_a_chunk_share_one_flight() {
+    let f = Arc::new(fixture(1, BARE, 0));
+    let readers: Vec<_> = (0..50_u64)
+        .map(|i| {
+            let f = Arc::clone(&f);
+            tokio::spawn(async move { f.read(i, 10).await })
+        })
+        .collect();
+    // All reads are with the engine before the first byte arrives.
+    while f.engine.snapshot().reads < 50 {
+        tokio::task::yield_now().await;
+    }
+    f.source.gate.add_permits(1);
+    for (i, reader) in readers.into_iter().enumerate() {
+        assert_eq!(reader.await.unwrap().unwrap(), &f.plain[i..i + 10]);
+    }
+    assert_eq!(f.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_bit_is_fetched_again_and_twice_is_corrupt() {
+    let f = fixture(1, BARE, 100);
+    f.source.flips.store(1, Ordering::SeqCst);
+    assert_eq!(f.read(0, 1000).await.unwrap(), f.plain);
+    assert_eq!(f.requests(), 2);
+
+    let f = fixture(1, BARE, 100);
+    f.source.flips.store(2, Ordering::SeqCst);
+    let error = f.read(0, 10).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(error.to_string().contains("chunk 0"), "{error}");
+    assert_eq!(f.engine.snapshot().failed_reads, 1);
+    assert_eq!(
+        f.read(0, 1000).await.unwrap(),
+        f.plain,
+        "mended, it can be read"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_is_away_fails_new_reads_only() {
+    let f = fixture(2, BARE, 100);
+    f.read(0, 10).await.unwrap();
+    f.source.down.store(true, Ordering::SeqCst);
+    assert_eq!(f.read(0, 1000).await.unwrap(), &f.plain[..1000]);
+    assert_eq!(
+        f.read(1000, 10).await.unwrap_err().kind(),
+        Kind::Unavailable
+    );
+    f.source.down.store(false, Ordering::SeqCst);
+    assert_eq!(f.read(1000, 10).await.unwrap(), &f.plain[1000..1010]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sequential_reader_is_fetched_ahead_of() {
+    let f = fixture(
+        200,
+        EngineConfig {
+            stream_window: (8 << 10, 64 << 10),
+            ..BARE
+        },
+        1000,
+    );
+    for offset in (0..200_000).step_by(500) {
+        assert_eq!(
+            f.read(offset, 500).await.unwrap(),
+            &f.plain[offset as usize..][..500]
+        );
+    }
+    assert!(
+        f.requests() < 40,
+        "{} requests for 200 chunks",
+        f.requests()
+    );
+    let bytes: u64 = f
+        .source
+        .log
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|r| r.end - r.start)
+        .sum();
+    assert_eq!(bytes, f.source.size(), "no unit twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopping_answers_who_waits() {
+    let f = fixture(1, BARE, 0);
+    let (send, receive) = oneshot::channel();
+    f.engine
+        .read(f.file, 0, 10, Box::new(move |r| drop(send.send(r))));
+    while f.requests() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let source = Arc::clone(&f.source);
+    drop(f);
+    source.gate.add_permits(1);
+    let answer = receive.await.expect("an answer, not a dropped reader");
+    assert_eq!(answer.unwrap_err().kind(), Kind::Unavailable);
+}
