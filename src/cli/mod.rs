@@ -1,7 +1,112 @@
-//! The command line.
+//! The command line: one file for each subcommand, shared options in `args`.
+
+mod args;
+mod cat;
+mod image;
+mod inspect;
+mod ls;
+mod mount;
+mod output;
+mod pull;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::output::Output;
+use crate::error::{Error, Result};
+
+/// Mounts encrypted, signed container images lazily.
+#[derive(Debug, Parser)]
+#[command(name = "nacre", version, after_help = EXIT_CODES)]
+struct Cli {
+    /// Print results and errors as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Log more: -v for information, -vv for debugging. RUST_LOG wins.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount an image lazily on a directory.
+    Mount(mount::Mount),
+    /// Unmount what `nacre mount` mounted.
+    Umount(mount::Umount),
+    /// Show what an image is: layers, keys, indexes, lazy or not and why.
+    Inspect(inspect::Inspect),
+    /// Ask the policy, and show the grant.
+    Verify(verify::Verify),
+    /// List files of an image without mounting it.
+    Ls(ls::Ls),
+    /// Print a file of an image without mounting it.
+    Cat(cat::Cat),
+    /// Verify and unpack a whole image into an OCI runtime bundle.
+    Pull(pull::Pull),
+    /// Make images: convert, sign.
+    #[command(subcommand)]
+    Image(image::Image),
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 a defect in nacre, 2 wrong usage, 3 invalid input, 4 denied (policy, key, \
+registry), 5 corrupt data, 6 not found, 7 unavailable, 8 busy, 9 unsupported, 10 a local resource \
+failed.";
 
 /// Runs the command line and gives its exit code.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.json);
+    init_logging(cli.verbose, cli.json);
+    match run(cli.command, &output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn run(command: Command, output: &Output) -> Result<()> {
+    // `umount` needs no runtime, and `mount --daemon` starts another process before it makes one.
+    match command {
+        Command::Mount(mount) => mount.run(output),
+        Command::Umount(umount) => umount.run(output),
+        Command::Inspect(inspect) => runtime()?.block_on(inspect.run(output)),
+        Command::Verify(verify) => runtime()?.block_on(verify.run(output)),
+        Command::Ls(ls) => runtime()?.block_on(ls.run(output)),
+        Command::Cat(cat) => runtime()?.block_on(cat.run()),
+        Command::Pull(pull) => runtime()?.block_on(pull.run(output)),
+        Command::Image(image) => runtime()?.block_on(image.run(output)),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("starting the runtime", e))
+}
+
+/// Logs go to standard error, so that results can be piped.
+fn init_logging(verbose: u8, json: bool) {
+    let level = match verbose {
+        0 => "nacre=warn",
+        1 => "nacre=info",
+        _ => "nacre=debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        builder.json().init();
+    } else {
+        builder.init();
+    }
 }

@@ -1,1 +1,239 @@
-//! From a reference to a tree whose files can be read.
+//! From a reference to a tree whose files can be read: resolve, admit, unwrap keys, open the indexes,
+//! merge, start the engine.
+//!
+//! Everything that a mount needs before its first read happens here, layers in parallel: after
+//! authentication two dependent round trips, the manifest (with what the policy wants beside it) and
+//! then all layers' indexes.
+
+mod inspect;
+mod whole;
+
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+
+use self::whole::Whole;
+pub use self::inspect::{ImageReport, LayerReport, inspect};
+use crate::{
+    engine::{Engine, EngineConfig, LayerData},
+    error::{Error, Result},
+    index::{self, Binding, Entry},
+    keys::Keyring,
+    oci::{Descriptor, Digest, Location, Platform, Reference, media_type},
+    ocicrypt::{self, DecryptingSource},
+    source::{BlobSource, Repository, Traffic},
+    store::{Seal, Space, Store},
+    tree::Tree,
+    trust::{self, Class, Grant, Policy},
+};
+
+/// What images are opened with.
+#[derive(Debug)]
+pub struct Opener {
+    /// Decides what is admitted.
+    pub policy: Policy,
+    /// Opens encrypted layers.
+    pub keyring: Keyring,
+    /// Keeps chunks.
+    pub store: Arc<Store>,
+    /// How chunks are fetched.
+    pub engine: EngineConfig,
+    /// Which image to take from an index.
+    pub platform: Platform,
+    /// Digest that the reference must resolve to, if it is known.
+    pub expected_digest: Option<Digest>,
+    /// Stores chunks of encrypted layers unsealed.
+    pub insecure_plaintext_store: bool,
+}
+
+/// An image whose files can be read.
+#[derive(Debug)]
+pub struct OpenImage {
+    /// Why it may be.
+    pub grant: Grant,
+    /// Its file system.
+    pub tree: Arc<Tree>,
+    /// Reads its files.
+    pub engine: Arc<Engine>,
+    /// Requests and bytes of its repository, from the manifest on.
+    pub traffic: Arc<Traffic>,
+}
+
+/// An admitted layer that is ready to be read: decrypting if it is encrypted.
+#[derive(Debug)]
+pub struct Layer {
+    /// As the admitted manifest names it.
+    pub descriptor: Descriptor,
+    /// What its media type says.
+    pub kind: media_type::LayerKind,
+    /// The plain blob.
+    pub source: Arc<dyn BlobSource>,
+    /// How its chunks are stored.
+    pub space: Space,
+}
+
+/// Label under which the store's keys are derived from a layer's key.
+const SEAL_LABEL: &[u8] = b"nacre store";
+
+// === impl OpenImage ===
+
+impl OpenImage {
+    /// Bytes of all its blobs.
+    #[must_use]
+    pub fn blob_bytes(&self) -> u64 {
+        self.grant.manifest().layers.iter().map(|layer| layer.size).sum()
+    }
+}
+
+// === impl Opener ===
+
+impl Opener {
+    /// Opens an image lazily.
+    ///
+    /// # Errors
+    /// `Denied` by the policy or for want of a key, `Unsupported` if a layer has no index that the
+    /// manifest vouches for, `Corrupt` if an index is not the one that was signed, and what the
+    /// registry says.
+    pub async fn open(
+        &self,
+        reference: &Reference,
+        repository: &Arc<dyn Repository>,
+        location: &Location,
+    ) -> Result<OpenImage> {
+        let grant = self.admit(reference, &**repository, location).await?;
+        let layers = self.layers(&grant, &**repository).await?;
+        let opened = try_join_all(layers.iter().map(|layer| open_index(layer, grant.class())));
+        let (mut entries, mut data) = (Vec::new(), Vec::new());
+        let mut prefetches = Vec::new();
+        for (layer, (layer_entries, table, prefetch)) in layers.iter().zip(opened.await?) {
+            entries.push(layer_entries);
+            prefetches.push(prefetch);
+            data.push(LayerData {
+                digest: layer.descriptor.digest.clone(),
+                table,
+                source: Arc::clone(&layer.source),
+                space: layer.space.clone(),
+            });
+        }
+        let tree = Tree::merge(entries).map_err(|e| e.context(reference.to_string()))?;
+        let runtime = tokio::runtime::Handle::current();
+        let engine = Engine::start(data, Arc::clone(&self.store), runtime, self.engine)?;
+        for (layer, bytes) in (0..).zip(prefetches).filter(|&(_, bytes)| bytes > 0) {
+            engine.prefetch(layer, bytes);
+        }
+        Ok(OpenImage {
+            grant,
+            tree: Arc::new(tree),
+            engine: Arc::new(engine),
+            traffic: repository.traffic(),
+        })
+    }
+
+    /// Asks the policy.
+    ///
+    /// # Errors
+    /// `Denied`, and what the registry says.
+    pub async fn admit(
+        &self,
+        reference: &Reference,
+        repository: &dyn Repository,
+        location: &Location,
+    ) -> Result<Grant> {
+        trust::admit(&trust::Request {
+            policy: &self.policy,
+            reference,
+            repository,
+            location,
+            platform: &self.platform,
+            expected_digest: self.expected_digest.as_ref(),
+        })
+        .await
+    }
+
+    /// The layers of an admitted image, keys unwrapped, to be read at any offset.
+    ///
+    /// # Errors
+    /// `Unsupported` if a layer is not a tar archive, `Denied` if a key is missing or wrong.
+    pub async fn layers(&self, grant: &Grant, repository: &dyn Repository) -> Result<Vec<Layer>> {
+        let authenticate = grant.class() == Class::EncryptedUnsigned;
+        self.ready(grant, |descriptor| repository.blob(descriptor), authenticate).await
+    }
+
+    /// The layers of an admitted image, keys unwrapped, to be read whole: a stream ends well only
+    /// if blob digest, HMAC and plain digest are what they should be.
+    ///
+    /// # Errors
+    /// As [`layers`](Self::layers).
+    pub async fn whole_layers(
+        &self,
+        grant: &Grant,
+        repository: &dyn Repository,
+    ) -> Result<Vec<Layer>> {
+        let blob = |descriptor: &Descriptor| {
+            Arc::new(Whole(repository.blob(descriptor))) as Arc<dyn BlobSource>
+        };
+        self.ready(grant, blob, false).await
+    }
+
+    async fn ready(
+        &self,
+        grant: &Grant,
+        blob: impl Fn(&Descriptor) -> Arc<dyn BlobSource>,
+        authenticate: bool,
+    ) -> Result<Vec<Layer>> {
+        let blob = &blob;
+        try_join_all(grant.manifest().layers.iter().map(|descriptor| async move {
+            let kind = media_type::layer_kind(&descriptor.media_type).ok_or_else(|| {
+                Error::unsupported(format!(
+                    "layer {}: media type {:?} is not a layer's",
+                    descriptor.digest, descriptor.media_type
+                ))
+            })?;
+            let blob = blob(descriptor);
+            if !kind.encrypted {
+                let space = Space::Plain;
+                return Ok(Layer { descriptor: descriptor.clone(), kind, source: blob, space });
+            }
+            let key = self.keyring.unwrap(descriptor).await?;
+            if authenticate {
+                // Nobody signed the manifest that names the index, and the cipher is malleable:
+                // only the HMAC, over all of the layer, tells that who had the key made it.
+                tracing::info!(layer = %descriptor.digest, "unsigned: read whole to check its HMAC");
+                ocicrypt::authenticate(&*blob, &key).await?;
+            }
+            let space = if self.insecure_plaintext_store {
+                tracing::warn!(layer = %descriptor.digest, "plaintext goes to disk (insecure_plaintext_store)");
+                Space::Plain
+            } else {
+                Space::Sealed(Seal::new(&key.derive(SEAL_LABEL)))
+            };
+            let source = DecryptingSource::new(blob, &key);
+            Ok(Layer { descriptor: descriptor.clone(), kind, source, space })
+        }))
+        .await
+    }
+}
+
+type Opened = (Vec<Entry>, index::ChunkTable, u64);
+
+/// Opens the index that the manifest names for a layer.
+async fn open_index(layer: &Layer, class: Class) -> Result<Opened> {
+    let digest = &layer.descriptor.digest;
+    let Some(binding) = Binding::of(&layer.descriptor)? else {
+        return Err(Error::unsupported(format!("layer {digest}: no index that the manifest vouches for"))
+            .with_hint(
+                "make a lazy image with `nacre image convert SRC DST --format estargz`, then encrypt \
+                 and sign that; or unpack this one with `nacre pull`",
+            ));
+    };
+    let verified = index::open(&*layer.source, &binding).await.map_err(|e| {
+        // A wrong key gives garbage where the index should be.
+        if layer.kind.encrypted && class == Class::EncryptedUnsigned {
+            e.context(format!("layer {digest}, as decrypted"))
+        } else {
+            e.context(format!("layer {digest}"))
+        }
+    })?;
+    let index = verified.into_inner();
+    Ok((index.entries, index.table, index.prefetch))
+}

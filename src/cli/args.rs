@@ -1,0 +1,198 @@
+//! Options that several subcommands share. The environment is read here and nowhere below.
+
+use std::{path::PathBuf, sync::Arc};
+
+use clap::{Args, ValueEnum};
+
+use crate::{
+    engine::EngineConfig,
+    error::{Error, Result},
+    keys::{KeyConfig, Keyring},
+    oci::{Digest, Platform, Reference},
+    open::Opener,
+    source::{
+        Access,
+        registry::{Credentials, Options},
+    },
+    store::{Store, StoreConfig},
+    trust::{self, Policy},
+};
+
+/// How registries are reached.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Registry")]
+pub(super) struct RegistryArgs {
+    /// PEM file with certificate authorities trusted besides the system's.
+    #[arg(long, value_name = "FILE")]
+    ca_file: Vec<PathBuf>,
+    /// Registry (host[:port]) to speak plain HTTP to. Loopback registries need not be named.
+    #[arg(long, value_name = "HOST")]
+    insecure_plain_http: Vec<String>,
+    /// Docker config.json with credentials; otherwise where docker and containers keep theirs.
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+    /// os/architecture[/variant] to take from an index [default: this machine's].
+    #[arg(long)]
+    platform: Option<String>,
+}
+
+/// What is admitted.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Trust")]
+pub(super) struct TrustArgs {
+    /// Policy file (containers-policy.json) [default: the first that exists of
+    /// ~/.config/containers/policy.json and the ones in /etc].
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Do without a policy file.
+    #[arg(long, value_enum, conflicts_with = "policy")]
+    insecure_policy: Option<InsecurePolicy>,
+    /// Digest that the reference must resolve to.
+    #[arg(long, value_name = "DIGEST")]
+    pub(super) expected_digest: Option<Digest>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum InsecurePolicy {
+    /// Admit every image, signed or not.
+    AcceptAnything,
+}
+
+/// What opens encrypted layers.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Keys")]
+pub(super) struct KeyArgs {
+    /// Private key file, as skopeo takes it: FILE[:pass=PASSWORD|:file=FILE|:fd=N].
+    #[arg(long, value_name = "KEY")]
+    decryption_key: Vec<String>,
+    /// ocicrypt key provider configuration.
+    #[arg(long, value_name = "FILE", env = "OCICRYPT_KEYPROVIDER_CONFIG")]
+    keyprovider_config: Option<PathBuf>,
+    /// Key file for CoCo packets: [KID=]FILE, for instance kbs:///default/key/1=key.bin.
+    #[arg(long, value_name = "[KID=]FILE")]
+    coco_key: Vec<String>,
+}
+
+/// Where chunks are kept.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Store")]
+pub(super) struct StoreArgs {
+    /// Directory of the chunk store [default: /var/lib/nacre/store for root, else
+    /// ~/.cache/nacre/store].
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    /// Largest size of the chunk store in MiB; 0 keeps chunks in memory only.
+    #[arg(long, value_name = "MIB", default_value_t = 10_240)]
+    store_mib: u64,
+    /// Chunks kept in memory, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 32)]
+    memory_mib: usize,
+    /// Keep chunks of encrypted images unsealed on disk.
+    #[arg(long)]
+    insecure_plaintext_store: bool,
+}
+
+// === impl RegistryArgs ===
+
+impl RegistryArgs {
+    pub(super) fn access(&self) -> Result<Access> {
+        let files = match &self.authfile {
+            Some(file) => vec![file.clone()],
+            None => Credentials::default_files(|name| std::env::var_os(name)),
+        };
+        if !self.insecure_plain_http.is_empty() {
+            tracing::warn!(hosts = ?self.insecure_plain_http, "plain HTTP (insecure_plain_http)");
+        }
+        Ok(Access::new(Options {
+            ca_files: self.ca_file.clone(),
+            plain_http: self.insecure_plain_http.clone(),
+            credentials: Credentials::from_files(files),
+            ..Options::default()
+        }))
+    }
+
+    pub(super) fn platform(&self) -> Result<Platform> {
+        self.platform.as_deref().map_or_else(|| Ok(Platform::host()), Platform::parse)
+    }
+}
+
+// === impl TrustArgs ===
+
+impl TrustArgs {
+    pub(super) fn policy(&self) -> Result<Policy> {
+        match self.insecure_policy {
+            Some(InsecurePolicy::AcceptAnything) => Ok(Policy::insecure_accept_anything()),
+            None => {
+                let home = std::env::var_os("HOME").map(PathBuf::from);
+                let candidates = trust::default_policy_paths(home.as_deref());
+                Policy::find(self.policy.as_deref(), &candidates)
+            }
+        }
+    }
+}
+
+// === impl KeyArgs ===
+
+impl KeyArgs {
+    pub(super) fn keyring(&self) -> Result<Keyring> {
+        Keyring::new(KeyConfig::parse(
+            &self.decryption_key,
+            self.keyprovider_config.clone(),
+            &self.coco_key,
+        )?)
+    }
+}
+
+// === impl StoreArgs ===
+
+impl StoreArgs {
+    /// Nothing is kept: for those who read an image once.
+    pub(super) fn none() -> Self {
+        Self { store: None, store_mib: 0, memory_mib: 0, insecure_plaintext_store: false }
+    }
+
+    fn config(&self) -> Result<StoreConfig> {
+        let disk = match self.store_mib {
+            0 => None,
+            mib => Some((self.directory()?, mib << 20)),
+        };
+        Ok(StoreConfig { memory_bytes: self.memory_mib << 20, disk })
+    }
+
+    fn directory(&self) -> Result<PathBuf> {
+        if let Some(directory) = &self.store {
+            return Ok(directory.clone());
+        }
+        if nix::unistd::geteuid().is_root() {
+            return Ok("/var/lib/nacre/store".into());
+        }
+        std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
+            .map(|cache| cache.join("nacre/store"))
+            .ok_or_else(|| Error::invalid("neither HOME nor XDG_CACHE_HOME is set").with_hint("give --store DIR"))
+    }
+}
+
+/// Puts an [`Opener`] together.
+pub(super) fn opener(
+    registry: &RegistryArgs,
+    trust: &TrustArgs,
+    keys: &KeyArgs,
+    store: &StoreArgs,
+) -> Result<Opener> {
+    Ok(Opener {
+        policy: trust.policy()?,
+        keyring: keys.keyring()?,
+        store: Arc::new(Store::open(&store.config()?)?),
+        engine: EngineConfig::RECOMMENDED,
+        platform: registry.platform()?,
+        expected_digest: trust.expected_digest.clone(),
+        insecure_plaintext_store: store.insecure_plaintext_store,
+    })
+}
+
+/// For clap.
+pub(super) fn parse_reference(text: &str) -> Result<Reference, String> {
+    text.parse().map_err(|e: Error| e.to_string())
+}

@@ -1,0 +1,67 @@
+//! `nacre inspect`: what an image is, before anybody trusts it.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+
+use super::{
+    args::{RegistryArgs, parse_reference},
+    output::{Output, bytes},
+};
+use crate::{
+    error::Result,
+    oci::Reference,
+    open::{self, ImageReport},
+};
+
+/// Options of `nacre inspect`.
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// What to inspect: registry/repository[:tag][@digest] or oci:DIRECTORY[:TAG].
+    #[arg(value_parser = parse_reference)]
+    reference: Reference,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+// === impl Inspect ===
+
+impl Inspect {
+    pub(super) async fn run(self, output: &Output) -> Result<()> {
+        let (repository, location) = self.registry.access()?.open(&self.reference).await?;
+        let report = open::inspect(&*repository, &location, &self.registry.platform()?).await?;
+        output.result(&report, || text(&self.reference, &report))
+    }
+}
+
+fn text(reference: &Reference, report: &ImageReport) -> String {
+    let mut text = format!("{reference}\n");
+    // Writing to a String cannot fail.
+    let mut line = |name: &str, value: &str| drop(writeln!(text, "  {name:<12}{value}"));
+    if let Some(index) = &report.index_digest {
+        line("index", &index.to_string());
+    }
+    line("manifest", &report.manifest_digest.to_string());
+    line("media type", &report.media_type);
+    line("size", &bytes(report.size));
+    line("encryption", report.encryption);
+    line("lazy", if report.lazy { "yes" } else { "no" });
+    line("signature", "not looked at; see `nacre verify`");
+    for layer in &report.layers {
+        line("layer", &format!("{} {}", layer.digest, bytes(layer.size)));
+        line("", &layer.media_type);
+        for key in &layer.keys {
+            let mut words = vec![format!("key: {}", key.kind)];
+            words.extend(key.kid.clone());
+            words.extend(key.algorithms.iter().cloned());
+            words.extend(key.recipients.map(|n| format!("{n} recipient(s)")));
+            line("", &words.join(", "));
+        }
+        match (&layer.index, &layer.why_not) {
+            (_, Some(why)) => line("", &format!("not lazy: {why}")),
+            (Some(index), None) => line("", &format!("lazy: {index}")),
+            (None, None) => line("", "lazy"),
+        }
+    }
+    text.trim_end().to_owned()
+}
