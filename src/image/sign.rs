@@ -191,8 +191,8 @@ impl SigningKey {
                     format!("{origin}: encrypted private key ({label})"),
                 )
                 .with_hint(
-                    "give an unencrypted PKCS#8 key (nacre image sign --generate-key makes one), \
-                     or sign with cosign sign --key",
+                    "give an unencrypted P-256 key (openssl genpkey -algorithm EC -pkeyopt \
+                     ec_paramgen_curve:P-256), or sign with cosign sign --key",
                 ));
             }
             other => {
@@ -233,7 +233,8 @@ impl SigningKey {
         &self.public_pem
     }
 
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
+    /// Signature over `message`, ASN.1.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
         self.pair
             .sign(&SystemRandom::new(), message)
             .map(|signature| signature.as_ref().to_vec())
