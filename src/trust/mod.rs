@@ -1,1 +1,33 @@
 //! The policy engine: what makes a grant.
+//!
+//! [`admit`] resolves a reference, evaluates the [`Policy`] on it and returns a [`Grant`], the only
+//! thing that opens the way to an image's layers. A policy is a list of requirements by scope
+//! (`policy`, `scope`); a requirement is met by evidence (`evidence`), which is a signature in one of
+//! the forms `cosign` and `bundle` read, verified by a `key` and speaking for an accepted
+//! `identity`.
+//!
+//! A further requirement (GPG simple signing, keyless signatures, attestations) is a variant of
+//! [`Requirement`] with its parser in `policy::parse`, a module beside `cosign` and `bundle` that
+//! reads its form, and an arm in `evidence` that holds the one against the other. Until then the
+//! policy parser refuses its words by name.
+
+mod admit;
+mod bundle;
+pub(crate) mod cosign;
+mod evidence;
+mod grant;
+mod identity;
+mod json;
+pub(crate) mod key;
+mod policy;
+mod scope;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    admit::{Request, admit},
+    grant::{Class, Evidence, EvidenceKind, Grant, Rule},
+    identity::{Name, SignedIdentity},
+    key::{KeyKind, PublicKey},
+    policy::{Origin, Policy, Requirement, default_policy_paths},
+};

@@ -1,0 +1,283 @@
+//! Admission: from a reference to a grant, or to a refusal that says why.
+//!
+//! Only manifests and signature blobs are fetched here. The tag is resolved once; everything after
+//! goes by the digest it had.
+
+use super::{
+    evidence::{self, Candidate, Found},
+    grant::{Class, Evidence, Grant, Parts, Rule},
+    identity::SignedIdentity,
+    key::PublicKey,
+    policy::{Applied, Policy, Requirement},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    oci::{
+        Descriptor, Digest, Document, Location, Manifest, Platform, RawManifest, Reference,
+        media_type,
+    },
+    source::Repository,
+};
+
+/// What is to be admitted.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The policy that decides.
+    pub policy: &'a Policy,
+    /// The reference as the user asked for it, before mirrors and aliases.
+    pub reference: &'a Reference,
+    /// Where it is read from.
+    pub repository: &'a dyn Repository,
+    /// What to read there. A reference with a digest is read by that digest.
+    pub location: &'a Location,
+    /// Which image to take from an index.
+    pub platform: &'a Platform,
+    /// Digest that the reference must resolve to (of the index, if it names one), if the caller
+    /// knows it from before.
+    pub expected_digest: Option<&'a Digest>,
+}
+
+struct Resolved {
+    index: Option<RawManifest>,
+    manifest: RawManifest,
+    parsed: Manifest,
+}
+
+/// Reasons that a refusal prints; the rest is counted.
+const MAX_REASONS: usize = 20;
+
+/// Resolves a reference and evaluates the policy on it.
+///
+/// A signature on the platform's manifest or on the index it was chosen from is good for both: the
+/// index names the manifest by digest.
+///
+/// # Errors
+/// `Denied` if the policy refuses, with the rule and every signature's reason; `Denied` if the tag
+/// has moved from `expected_digest`; `Unavailable` if a signature could not be looked for and none
+/// that was found serves; `NotFound`, `Invalid`, `Corrupt` for the image itself.
+pub async fn admit(request: &Request<'_>) -> Result<Grant> {
+    let applied = request.policy.applied(request.reference)?;
+    let rule = Rule {
+        policy: request.policy.origin().to_string(),
+        scope: applied.scope.clone(),
+        requirements: applied
+            .requirements
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    };
+    if applied
+        .requirements
+        .iter()
+        .any(|r| matches!(r, Requirement::Reject))
+    {
+        return Err(Error::denied(format!(
+            "{}: policy {}, {}: reject",
+            request.reference, rule.policy, rule.scope
+        )));
+    }
+    let resolved = resolve(request)
+        .await
+        .map_err(|e| e.context(request.reference.to_string()))?;
+    let evidence = evaluate(request, &applied, &rule, &resolved).await?;
+    let encrypted = is_encrypted(&resolved.parsed);
+    Ok(Grant::new(Parts {
+        reference: request.reference.clone(),
+        repository: request.repository.name(),
+        platform: request.platform.clone(),
+        manifest: resolved.parsed,
+        manifest_digest: resolved.manifest.digest,
+        index_digest: resolved.index.map(|index| index.digest),
+        class: Class::of(encrypted, !evidence.is_empty()),
+        rule,
+        evidence,
+    }))
+}
+
+/// Whether every layer (of at least one) is encrypted by its media type.
+fn is_encrypted(manifest: &Manifest) -> bool {
+    !manifest.layers.is_empty()
+        && manifest
+            .layers
+            .iter()
+            .all(|layer| media_type::layer_kind(&layer.media_type).is_some_and(|k| k.encrypted))
+}
+
+async fn resolve(request: &Request<'_>) -> Result<Resolved> {
+    let pinned = match request.reference {
+        Reference::Registry(reference) => reference.digest(),
+        Reference::Layout { name, .. } => match name {
+            Some(Location::Digest(digest)) => Some(digest),
+            _ => None,
+        },
+    };
+    let by_digest = pinned.map(|digest| Location::Digest(digest.clone()));
+    let location = by_digest.as_ref().unwrap_or(request.location);
+    let top = fetch(request.repository, location).await?;
+    if let Some(wanted) = request.expected_digest
+        && *wanted != top.digest
+    {
+        return Err(Error::denied(format!(
+            "tag moved: wanted {wanted}, is {}",
+            top.digest
+        )));
+    }
+    let index = match top.parse()? {
+        Document::Manifest(parsed) => {
+            return Ok(Resolved {
+                index: None,
+                manifest: top,
+                parsed: *parsed,
+            });
+        }
+        Document::Index(index) => index,
+    };
+    let chosen = index.choose(request.platform)?;
+    let manifest = fetch_chosen(request.repository, chosen).await?;
+    match manifest.parse()? {
+        Document::Manifest(parsed) => Ok(Resolved {
+            index: Some(top),
+            manifest,
+            parsed: *parsed,
+        }),
+        Document::Index(_) => Err(Error::invalid(format!(
+            "manifest {}: an index inside an index",
+            manifest.digest
+        ))),
+    }
+}
+
+async fn fetch_chosen(repository: &dyn Repository, chosen: &Descriptor) -> Result<RawManifest> {
+    let raw = fetch(repository, &Location::Digest(chosen.digest.clone())).await?;
+    if raw.bytes.len() as u64 != chosen.size {
+        return Err(Error::corrupt(format!(
+            "manifest {}: {} bytes where the index says {}",
+            chosen.digest,
+            raw.bytes.len(),
+            chosen.size
+        )));
+    }
+    Ok(raw)
+}
+
+/// Reads a manifest and names it by a digest that has been computed here: the one it was asked by,
+/// or SHA-256.
+async fn fetch(repository: &dyn Repository, location: &Location) -> Result<RawManifest> {
+    let raw = repository.manifest(location).await?;
+    let digest = match location {
+        Location::Digest(digest) if digest.matches(&raw.bytes) => digest.clone(),
+        Location::Digest(digest) => {
+            return Err(Error::corrupt(format!(
+                "manifest {digest}: digest mismatch"
+            )));
+        }
+        Location::Tag(_) => Digest::sha256(&raw.bytes),
+    };
+    Ok(RawManifest { digest, ..raw })
+}
+
+/// Holds the image against all requirements; gives the signatures that met them.
+async fn evaluate(
+    request: &Request<'_>,
+    applied: &Applied<'_>,
+    rule: &Rule,
+    resolved: &Resolved,
+) -> Result<Vec<Evidence>> {
+    let mut evidence: Vec<Evidence> = Vec::new();
+    let mut found: Option<Found> = None;
+    for requirement in applied.requirements {
+        match requirement {
+            Requirement::InsecureAcceptAnything => {}
+            Requirement::Reject => return Err(Error::internal("reject was not evaluated first")),
+            Requirement::SigstoreSigned { keys, identity } => {
+                let found = match &mut found {
+                    Some(found) => found,
+                    none => {
+                        let subjects: Vec<RawManifest> = [&resolved.manifest]
+                            .into_iter()
+                            .chain(resolved.index.as_ref())
+                            .cloned()
+                            .collect();
+                        none.insert(evidence::collect(request.repository, &subjects).await)
+                    }
+                };
+                let met = signed(request, rule, resolved, found, keys, identity)?;
+                if !evidence.contains(&met) {
+                    evidence.push(met);
+                }
+            }
+        }
+    }
+    Ok(evidence)
+}
+
+/// The first signature that meets a `sigstoreSigned` requirement.
+fn signed(
+    request: &Request<'_>,
+    rule: &Rule,
+    resolved: &Resolved,
+    found: &mut Found,
+    keys: &[PublicKey],
+    identity: &SignedIdentity,
+) -> Result<Evidence> {
+    let mut reasons = Vec::new();
+    for candidate in &found.candidates {
+        match candidate.check(keys, identity, request.reference) {
+            Ok(evidence) => return Ok(evidence),
+            Err(why) => reasons.push(why),
+        }
+    }
+    let digest = &resolved.manifest.digest;
+    if let Some(failure) = found.failures.pop() {
+        return Err(failure.context(format!(
+            "{}: {digest}: no signature that was found serves, and not all could be looked for",
+            request.reference
+        )));
+    }
+    Err(refusal(request, rule, resolved, identity, &reasons))
+}
+
+/// Names the image, the rule and what became of each signature.
+fn refusal(
+    request: &Request<'_>,
+    rule: &Rule,
+    resolved: &Resolved,
+    identity: &SignedIdentity,
+    reasons: &[String],
+) -> Error {
+    let mut message = format!("{}: {}", request.reference, resolved.manifest.digest);
+    if let Some(index) = &resolved.index {
+        message += &format!(" (from index {})", index.digest);
+    }
+    message += &format!(": policy {}, {}: ", rule.policy, rule.scope);
+    if reasons.is_empty() {
+        message += "a signature is required, and the image has none";
+    } else {
+        message += "a signature is required, and none of those found serves:";
+        for reason in reasons.iter().take(MAX_REASONS) {
+            message += &format!("\n  {reason}");
+        }
+        if reasons.len() > MAX_REASONS {
+            message += &format!("\n  and {} more", reasons.len() - MAX_REASONS);
+        }
+    }
+    let error = Error::new(Kind::Denied, message);
+    if reasons.iter().any(|r| Candidate::is_nameless(r)) {
+        return error.with_hint(
+            "cosign 3 bundles carry no image name; where the signed digest alone is enough, \
+             write \"signedIdentity\": {\"type\": \"nacreMatchDigest\"}, or sign with \
+             cosign sign --new-bundle-format=false",
+        );
+    }
+    let tag_only = matches!(
+        identity,
+        SignedIdentity::MatchExact | SignedIdentity::MatchRepoDigestOrExact
+    );
+    if tag_only && reasons.iter().any(|r| r.contains("does not accept")) {
+        return error.with_hint(
+            "cosign signs for a repository without tag; write \
+             \"signedIdentity\": {\"type\": \"matchRepository\"} to accept that",
+        );
+    }
+    error
+}

@@ -1,0 +1,354 @@
+//! Collecting the signatures that are attached to a manifest, and holding them against requirements.
+//!
+//! Both storage forms are asked at once: the tag `sha256-HEX.sig` and the referrers. Whatever cannot
+//! serve is kept as a reason, so that a refusal says what was found; a signature by somebody else
+//! beside ours never stands in the way.
+
+use futures::{StreamExt, stream};
+
+use super::{
+    bundle::{self, Bundle},
+    cosign,
+    grant::{Evidence, EvidenceKind},
+    identity::SignedIdentity,
+    key::PublicKey,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    oci::{Descriptor, Digest, Document, Location, Manifest, RawManifest, Reference},
+    source::{Repository, read_verified},
+};
+
+/// Everything found beside an image.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) candidates: Vec<Candidate>,
+    /// Places that could not be asked; if no signature serves, one of these is the error.
+    pub(super) failures: Vec<Error>,
+}
+
+/// One attached signature, or why it is none.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    /// For messages: kind and digest.
+    name: String,
+    kind: EvidenceKind,
+    blob: Digest,
+    /// The manifest or index it is attached to.
+    subject: RawManifest,
+    content: Result<Content, String>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Simple {
+        payload: Vec<u8>,
+        signature: Vec<u8>,
+    },
+    Bundle(Bundle),
+}
+
+/// Most signatures of one manifest that are looked at, in the order in which they were attached
+/// (cosign has the same cap).
+const MAX_CANDIDATES: usize = 100;
+/// Signature blobs that are fetched at once.
+const CONCURRENT: usize = 8;
+
+/// Collects what is attached to any of `subjects` (the manifest, and the index it is from).
+pub(super) async fn collect(repository: &dyn Repository, subjects: &[RawManifest]) -> Found {
+    let each = subjects.iter().map(|subject| async move {
+        let (tagged, referrers) =
+            tokio::join!(tagged(repository, subject), referrers(repository, subject));
+        [tagged, referrers]
+    });
+    let mut found = Found::default();
+    for result in futures::future::join_all(each).await.into_iter().flatten() {
+        match result {
+            Ok(candidates) => found.candidates.extend(candidates),
+            Err(error) => found.failures.push(error),
+        }
+    }
+    found
+}
+
+/// The layers of `sha256-HEX.sig`.
+async fn tagged(repository: &dyn Repository, subject: &RawManifest) -> Result<Vec<Candidate>> {
+    let tag = cosign::tag_of(&subject.digest);
+    let raw = match repository.manifest(&Location::Tag(tag.clone())).await {
+        Ok(raw) => raw,
+        Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error.context(format!("signatures in tag {tag}"))),
+    };
+    match raw.parse() {
+        Ok(Document::Manifest(manifest)) => Ok(simple(repository, subject, &manifest).await),
+        Ok(Document::Index(_)) => Ok(vec![refused(
+            EvidenceKind::CosignSignature,
+            &raw.digest,
+            subject,
+            format!("tag {tag} is an index, not an image of signatures"),
+        )]),
+        Err(error) => Ok(vec![refused(
+            EvidenceKind::CosignSignature,
+            &raw.digest,
+            subject,
+            error.to_string(),
+        )]),
+    }
+}
+
+/// The simple signing layers of a signature image.
+async fn simple(
+    repository: &dyn Repository,
+    subject: &RawManifest,
+    manifest: &Manifest,
+) -> Vec<Candidate> {
+    let fetches = manifest
+        .layers
+        .iter()
+        .take(MAX_CANDIDATES)
+        .map(|layer| async move {
+            let content = match signature(layer) {
+                Ok(signature) => read_verified(repository, layer, cosign::MAX_PAYLOAD)
+                    .await
+                    .map(|payload| Content::Simple {
+                        payload: payload.to_vec(),
+                        signature,
+                    })
+                    .map_err(|error| error.to_string()),
+                Err(why) => Err(why),
+            };
+            candidate(
+                EvidenceKind::CosignSignature,
+                &layer.digest,
+                subject,
+                content,
+            )
+        });
+    let mut candidates: Vec<Candidate> = stream::iter(fetches).buffered(CONCURRENT).collect().await;
+    if manifest.layers.len() > MAX_CANDIDATES {
+        candidates.push(too_many(
+            EvidenceKind::CosignSignature,
+            subject,
+            manifest.layers.len(),
+        ));
+    }
+    candidates
+}
+
+fn signature(layer: &Descriptor) -> Result<Vec<u8>, String> {
+    if layer.media_type != cosign::SIMPLE_SIGNING {
+        return Err(format!(
+            "media type {:?} is not a signature",
+            layer.media_type
+        ));
+    }
+    cosign::signature_of(layer)
+}
+
+/// The bundles and signature images among the referrers.
+async fn referrers(repository: &dyn Repository, subject: &RawManifest) -> Result<Vec<Candidate>> {
+    let all = match repository.referrers(&subject.digest).await {
+        Ok(all) => all,
+        Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            return Err(error.context(format!("referrers of {}", subject.digest)));
+        }
+    };
+    // A referrer without a type may be a bundle: fallback tags of some writers leave it out.
+    let bundles: Vec<&Descriptor> = all
+        .iter()
+        .filter(|d| d.artifact_type.as_deref().is_none_or(is_signature_artifact))
+        .collect();
+    let fetches = bundles
+        .iter()
+        .take(MAX_CANDIDATES)
+        .map(|descriptor| referrer(repository, subject, descriptor));
+    let fetched: Vec<Vec<Candidate>> = stream::iter(fetches).buffered(CONCURRENT).collect().await;
+    let mut candidates: Vec<Candidate> = fetched.into_iter().flatten().collect();
+    if bundles.len() > MAX_CANDIDATES {
+        candidates.push(too_many(
+            EvidenceKind::SigstoreBundle,
+            subject,
+            bundles.len(),
+        ));
+    }
+    Ok(candidates)
+}
+
+/// One referrer: a bundle, a signature image, or something that is no concern of ours.
+async fn referrer(
+    repository: &dyn Repository,
+    subject: &RawManifest,
+    descriptor: &Descriptor,
+) -> Vec<Candidate> {
+    let refuse = |why: String| {
+        vec![refused(
+            EvidenceKind::SigstoreBundle,
+            &descriptor.digest,
+            subject,
+            why,
+        )]
+    };
+    let location = Location::Digest(descriptor.digest.clone());
+    let manifest = match repository.manifest(&location).await {
+        Ok(raw) if !descriptor.digest.matches(&raw.bytes) => {
+            return refuse("referrer: digest mismatch".into());
+        }
+        Ok(raw) => match raw.parse() {
+            Ok(Document::Manifest(manifest)) => manifest,
+            Ok(Document::Index(_)) => return Vec::new(),
+            Err(error) => return refuse(error.to_string()),
+        },
+        Err(error) => return refuse(error.to_string()),
+    };
+    let kind = manifest
+        .artifact_type
+        .as_deref()
+        .unwrap_or(&manifest.config.media_type);
+    if kind == cosign::SIGNATURE_ARTIFACT {
+        return simple(repository, subject, &manifest).await;
+    }
+    let [layer] = &manifest.layers[..] else {
+        return match is_signature_artifact(kind) {
+            true => refuse(format!(
+                "{} layers where a bundle has one",
+                manifest.layers.len()
+            )),
+            false => Vec::new(),
+        };
+    };
+    if !layer.media_type.starts_with(bundle::ARTIFACT_PREFIX) {
+        return Vec::new();
+    }
+    // The annotation is not signed; it only saves fetching what says itself that it is something
+    // else. The signed predicate type is what decides.
+    if let Some(predicate) = manifest.annotations.get(bundle::PREDICATE_ANNOTATION)
+        && predicate != bundle::SIGN_PREDICATE
+    {
+        return refuse(format!("attestation of type {predicate}, not a signature"));
+    }
+    let content = match read_verified(repository, layer, bundle::MAX_BUNDLE).await {
+        Ok(bytes) => Bundle::parse(&bytes).map(Content::Bundle),
+        Err(error) => Err(error.to_string()),
+    };
+    vec![candidate(
+        EvidenceKind::SigstoreBundle,
+        &layer.digest,
+        subject,
+        content,
+    )]
+}
+
+fn is_signature_artifact(artifact_type: &str) -> bool {
+    artifact_type.starts_with(bundle::ARTIFACT_PREFIX)
+        || artifact_type == cosign::SIGNATURE_ARTIFACT
+}
+
+// === impl Candidate ===
+
+impl Candidate {
+    /// Holds the signature against one requirement.
+    ///
+    /// # Errors
+    /// Why it does not serve, as one line.
+    pub(super) fn check(
+        &self,
+        keys: &[PublicKey],
+        identity: &SignedIdentity,
+        asked: &Reference,
+    ) -> Result<Evidence, String> {
+        let content = self.content.as_ref().map_err(|why| self.because(why))?;
+        let mut reasons: Vec<String> = Vec::new();
+        for key in keys {
+            match self.check_key(content, key, identity, asked) {
+                Ok(name) => {
+                    return Ok(Evidence {
+                        kind: self.kind,
+                        signed_digest: self.subject.digest.clone(),
+                        key: key.fingerprint().clone(),
+                        identity: name,
+                        blob: self.blob.clone(),
+                    });
+                }
+                Err(why) => reasons.push(format!("key {}: {why}", key.origin())),
+            }
+        }
+        Err(self.because(&reasons.join(", ")))
+    }
+
+    /// Whether `key` signed it, for this digest and an accepted name; gives the name.
+    fn check_key(
+        &self,
+        content: &Content,
+        key: &PublicKey,
+        identity: &SignedIdentity,
+        asked: &Reference,
+    ) -> Result<Option<String>, String> {
+        let name = match content {
+            Content::Simple { payload, signature } => {
+                if !key.verifies(payload, signature) {
+                    return Err("not signed by this key".into());
+                }
+                let payload = cosign::parse_payload(payload)?;
+                if payload.digest != self.subject.digest {
+                    return Err(format!("signs {}, not this digest", payload.digest));
+                }
+                Some(payload.reference)
+            }
+            Content::Bundle(bundle) => bundle.verify(key, &self.subject)?.name,
+        };
+        match (&name, identity) {
+            (_, SignedIdentity::MatchDigest) => {}
+            (Some(signed), _) if identity.accepts(asked, signed) => {}
+            (Some(signed), _) => {
+                return Err(format!(
+                    "is for {signed:?}, which {identity} does not accept"
+                ));
+            }
+            (None, _) => return Err(format!("{NAMELESS} {identity} cannot be checked on it")),
+        }
+        Ok(name)
+    }
+
+    fn because(&self, why: &str) -> String {
+        format!("{}: {why}", self.name)
+    }
+
+    /// Whether `reason` is that a good signature carries no name.
+    pub(super) fn is_nameless(reason: &str) -> bool {
+        reason.contains(NAMELESS)
+    }
+}
+
+const NAMELESS: &str = "the bundle names no repository, so signedIdentity";
+
+fn candidate(
+    kind: EvidenceKind,
+    blob: &Digest,
+    subject: &RawManifest,
+    content: Result<Content, String>,
+) -> Candidate {
+    Candidate {
+        name: format!("{kind} {blob}"),
+        kind,
+        blob: blob.clone(),
+        subject: subject.clone(),
+        content,
+    }
+}
+
+fn refused(kind: EvidenceKind, blob: &Digest, subject: &RawManifest, why: String) -> Candidate {
+    candidate(kind, blob, subject, Err(why))
+}
+
+fn too_many(kind: EvidenceKind, subject: &RawManifest, count: usize) -> Candidate {
+    Candidate {
+        name: format!("{kind}s of {}", subject.digest),
+        ..refused(
+            kind,
+            &subject.digest,
+            subject,
+            format!("{count} of them, only the first {MAX_CANDIDATES} were looked at"),
+        )
+    }
+}

@@ -1,0 +1,391 @@
+//! JSON that is read strictly: duplicate keys are refused at every level, and every value knows its
+//! line and column.
+//!
+//! `serde_json` keeps the last of two equal keys and positions only its own errors. A policy or a
+//! signed payload must not be read as two things, and a policy error must point at the line to fix.
+
+use std::fmt;
+
+/// Where a value or key begins, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+}
+
+/// A value with the place where it begins.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) at: Position,
+    pub(crate) value: Value,
+}
+
+/// What a [`Node`] is. Numbers are kept as nothing but their kind: no document read here has one
+/// that matters.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    Null,
+    Bool,
+    Number,
+    String(String),
+    Array(Vec<Node>),
+    Object(Vec<Member>),
+}
+
+/// One key of an object and its value.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) at: Position,
+    pub(crate) key: String,
+    pub(crate) node: Node,
+}
+
+/// Why a document is refused, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    pub(crate) at: Position,
+    pub(crate) reason: String,
+}
+
+/// Deepest nesting that is read; policies have 6 levels, statements of signatures fewer than 20.
+const MAX_DEPTH: usize = 64;
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    next: usize,
+}
+
+/// Parses a whole document. Its size is bounded by the caller, who holds the bytes.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Node, Fault> {
+    let mut reader = Reader { bytes, next: 0 };
+    let node = reader.node(0)?;
+    reader.space();
+    match reader.peek() {
+        None => Ok(node),
+        Some(_) => Err(reader.fault("more text after the end of the document")),
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    /// The members, if this is an object.
+    pub(crate) fn object(&self) -> Result<&[Member], Fault> {
+        match &self.value {
+            Value::Object(members) => Ok(members),
+            other => Err(self.fault(format!("want an object, have {}", other.kind()))),
+        }
+    }
+
+    /// The items, if this is an array.
+    pub(crate) fn array(&self) -> Result<&[Node], Fault> {
+        match &self.value {
+            Value::Array(items) => Ok(items),
+            other => Err(self.fault(format!("want an array, have {}", other.kind()))),
+        }
+    }
+
+    /// The text, if this is a string.
+    pub(crate) fn string(&self) -> Result<&str, Fault> {
+        match &self.value {
+            Value::String(text) => Ok(text),
+            other => Err(self.fault(format!("want a string, have {}", other.kind()))),
+        }
+    }
+
+    /// The value of `key`; `None` if it is missing or this is not an object.
+    pub(crate) fn get(&self, key: &str) -> Option<&Node> {
+        match &self.value {
+            Value::Object(members) => members.iter().find(|m| m.key == key).map(|m| &m.node),
+            _ => None,
+        }
+    }
+
+    /// The value of `key`, which must be there.
+    pub(crate) fn want(&self, key: &str) -> Result<&Node, Fault> {
+        self.object()?;
+        self.get(key)
+            .ok_or_else(|| self.fault(format!("{key:?} is missing")))
+    }
+
+    /// Refuses members other than `known`.
+    pub(crate) fn only(&self, known: &[&str]) -> Result<(), Fault> {
+        match self
+            .object()?
+            .iter()
+            .find(|m| !known.contains(&m.key.as_str()))
+        {
+            Some(unknown) => Err(Fault {
+                at: unknown.at,
+                reason: format!("unknown field {:?}", unknown.key),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// A fault at this place.
+    pub(crate) fn fault(&self, reason: impl Into<String>) -> Fault {
+        Fault {
+            at: self.at,
+            reason: reason.into(),
+        }
+    }
+}
+
+// === impl Value ===
+
+impl Value {
+    fn kind(&self) -> &'static str {
+        match self {
+            Value::Null => "null",
+            Value::Bool => "a boolean",
+            Value::Number => "a number",
+            Value::String(_) => "a string",
+            Value::Array(_) => "an array",
+            Value::Object(_) => "an object",
+        }
+    }
+}
+
+// === impl Fault ===
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Position { line, column } = self.at;
+        write!(f, "line {line}, column {column}: {}", self.reason)
+    }
+}
+
+// === impl Reader ===
+
+impl Reader<'_> {
+    fn node(&mut self, depth: usize) -> Result<Node, Fault> {
+        self.space();
+        let at = self.position(self.next);
+        if depth > MAX_DEPTH {
+            return Err(self.fault(format!("nested more than {MAX_DEPTH} levels deep")));
+        }
+        let value = match self.peek() {
+            Some(b'{') => self.object(depth)?,
+            Some(b'[') => self.array(depth)?,
+            Some(b'"') => Value::String(self.string()?),
+            Some(b't') => self.word("true", Value::Bool)?,
+            Some(b'f') => self.word("false", Value::Bool)?,
+            Some(b'n') => self.word("null", Value::Null)?,
+            Some(b'-' | b'0'..=b'9') => self.number()?,
+            Some(_) => return Err(self.fault("want a value")),
+            None => return Err(self.fault("the document ends where a value should be")),
+        };
+        Ok(Node { at, value })
+    }
+
+    fn object(&mut self, depth: usize) -> Result<Value, Fault> {
+        self.next += 1;
+        let mut members: Vec<Member> = Vec::new();
+        self.space();
+        if self.take(b'}') {
+            return Ok(Value::Object(members));
+        }
+        loop {
+            self.space();
+            let at = self.position(self.next);
+            if self.peek() != Some(b'"') {
+                return Err(self.fault("want a key in double quotes"));
+            }
+            let key = self.string()?;
+            if members.iter().any(|m| m.key == key) {
+                return Err(Fault {
+                    at,
+                    reason: format!("duplicate key {key:?}"),
+                });
+            }
+            self.space();
+            if !self.take(b':') {
+                return Err(self.fault("want ':' after a key"));
+            }
+            let node = self.node(depth + 1)?;
+            members.push(Member { at, key, node });
+            self.space();
+            if self.take(b'}') {
+                return Ok(Value::Object(members));
+            }
+            if !self.take(b',') {
+                return Err(self.fault("want ',' or '}'"));
+            }
+        }
+    }
+
+    fn array(&mut self, depth: usize) -> Result<Value, Fault> {
+        self.next += 1;
+        let mut items = Vec::new();
+        self.space();
+        if self.take(b']') {
+            return Ok(Value::Array(items));
+        }
+        loop {
+            items.push(self.node(depth + 1)?);
+            self.space();
+            if self.take(b']') {
+                return Ok(Value::Array(items));
+            }
+            if !self.take(b',') {
+                return Err(self.fault("want ',' or ']'"));
+            }
+        }
+    }
+
+    /// Finds the closing quote; what is between is decoded by `serde_json`.
+    fn string(&mut self) -> Result<String, Fault> {
+        let start = self.next;
+        self.next += 1;
+        loop {
+            match self.peek() {
+                Some(b'"') => break,
+                Some(b'\\') => self.next += 2,
+                Some(_) => self.next += 1,
+                None => {
+                    self.next = start;
+                    return Err(self.fault("a string does not end"));
+                }
+            }
+        }
+        self.next += 1;
+        serde_json::from_slice(&self.bytes[start..self.next]).map_err(|_| Fault {
+            at: self.position(start),
+            reason: "a string with an escape or character that JSON does not allow".into(),
+        })
+    }
+
+    fn number(&mut self) -> Result<Value, Fault> {
+        let start = self.next;
+        while matches!(
+            self.peek(),
+            Some(b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')
+        ) {
+            self.next += 1;
+        }
+        match serde_json::from_slice::<serde_json::Number>(&self.bytes[start..self.next]) {
+            Ok(_) => Ok(Value::Number),
+            Err(_) => Err(Fault {
+                at: self.position(start),
+                reason: "malformed number".into(),
+            }),
+        }
+    }
+
+    fn word(&mut self, word: &str, value: Value) -> Result<Value, Fault> {
+        if !self.bytes[self.next..].starts_with(word.as_bytes()) {
+            return Err(self.fault("want a value"));
+        }
+        self.next += word.len();
+        Ok(value)
+    }
+
+    fn space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.next += 1;
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.next).copied()
+    }
+
+    fn take(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.next += usize::from(found);
+        found
+    }
+
+    fn fault(&self, reason: impl Into<String>) -> Fault {
+        Fault {
+            at: self.position(self.next),
+            reason: reason.into(),
+        }
+    }
+
+    fn position(&self, offset: usize) -> Position {
+        let before = &self.bytes[..offset.min(self.bytes.len())];
+        let line_start = before
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |n| n + 1);
+        Position {
+            line: 1 + before.iter().filter(|b| **b == b'\n').count(),
+            column: 1 + before.len() - line_start,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_values_with_their_places() {
+        let node =
+            parse(b"{\n  \"a\": [1, -2.5e3, true, null, \"x\\u00e9\\ud83d\\ude00\"],\n \"b\": {}}")
+                .unwrap();
+        let items = node.want("a").unwrap().array().unwrap();
+        assert_eq!(items.len(), 5);
+        assert_eq!(items[4].string().unwrap(), "x\u{e9}\u{1f600}");
+        assert_eq!(
+            items[4].at,
+            Position {
+                line: 2,
+                column: 32
+            }
+        );
+        assert!(node.want("b").unwrap().object().unwrap().is_empty());
+    }
+
+    #[test]
+    fn refuses_with_the_place() {
+        for (text, want) in [
+            ("", "line 1, column 1: the document ends"),
+            (
+                "{\"a\":1,\n\"a\":2}",
+                "line 2, column 1: duplicate key \"a\"",
+            ),
+            (
+                "{\"a\":1,\n\"\\u0061\":2}",
+                "line 2, column 1: duplicate key \"a\"",
+            ),
+            (
+                "{\"a\":{\"b\":1,\"b\":1}}",
+                "line 1, column 13: duplicate key",
+            ),
+            ("{} x", "line 1, column 4: more text"),
+            ("{\"a\"}", "column 5: want ':'"),
+            ("{a:1}", "column 2: want a key"),
+            ("[1 2]", "column 4: want ',' or ']'"),
+            ("[1,]", "column 4: want a value"),
+            ("\"abc", "column 1: a string does not end"),
+            ("\"a\\", "a string does not end"),
+            ("\"\\q\"", "column 1: a string with an escape"),
+            ("\"\n\"", "column 1: a string with an escape"),
+            ("01", "malformed number"),
+            ("nul", "want a value"),
+        ] {
+            let fault = parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(fault.contains(want), "{text:?}: {fault}");
+        }
+        let deep = "[".repeat(MAX_DEPTH + 2);
+        assert!(
+            parse(deep.as_bytes())
+                .unwrap_err()
+                .reason
+                .contains("levels deep")
+        );
+        assert!(parse(b"\"\xff\"").is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn agrees_with_serde_json_and_never_panics(bytes: Vec<u8>) {
+            let ours = parse(&bytes).is_ok();
+            let theirs = serde_json::from_slice::<serde_json::Value>(&bytes).is_ok();
+            proptest::prop_assert!(!ours || theirs);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The policy file: which requirements an image must meet, by transport and scope.
+//!
+//! The format is containers-policy.json(5). There is no default policy in the code and no `Default`:
+//! without a file, nothing is admitted.
+//!
+//! What is read from it: `insecureAcceptAnything`, `reject`, and `sigstoreSigned` with keys. Known
+//! words beyond that (`signedBy`, `fulcio`, `pki`, `rekorPublicKey...`) are refused when the file is
+//! loaded, so that no demand of a policy is ever dropped in silence.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use super::{identity::SignedIdentity, key::PublicKey, scope};
+use crate::{
+    error::{Error, Kind, Result},
+    oci::Reference,
+};
+
+mod parse;
+#[cfg(test)]
+mod tests;
+
+/// A loaded policy.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    origin: Origin,
+    default: Vec<Requirement>,
+    transports: BTreeMap<String, BTreeMap<String, Vec<Requirement>>>,
+}
+
+/// Where a [`Policy`] is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A file.
+    File(PathBuf),
+    /// `--insecure-policy accept-anything`.
+    InsecureFlag,
+}
+
+/// One thing an image must meet; all requirements of a scope must be met.
+#[derive(Clone, Debug)]
+pub enum Requirement {
+    /// Admits without a look.
+    InsecureAcceptAnything,
+    /// Refuses without a look.
+    Reject,
+    /// A sigstore signature by one of the keys, for an accepted name.
+    SigstoreSigned {
+        /// Any of them will do.
+        keys: Vec<PublicKey>,
+        /// Which name the signature must carry.
+        identity: SignedIdentity,
+    },
+}
+
+/// The requirements that apply to a reference, and why these.
+#[derive(Clone, Debug)]
+pub(crate) struct Applied<'a> {
+    /// `transports.docker["registry.example/team"]` or `default`.
+    pub(crate) scope: String,
+    pub(crate) requirements: &'a [Requirement],
+}
+
+/// Largest policy file that is read; real ones have a few KiB.
+const MAX_POLICY: u64 = 1 << 20;
+
+/// Where policies are looked for, first found first used: the user's own file, nacre's, the one that
+/// podman, skopeo and CRI-O share.
+///
+/// A user's file comes first, as with podman: who may run a program may also give it `--policy`. A
+/// daemon that must not depend on a home directory passes `None`.
+#[must_use]
+pub fn default_policy_paths(home: Option<&Path>) -> Vec<PathBuf> {
+    home.map(|home| home.join(".config/containers/policy.json"))
+        .into_iter()
+        .chain([
+            PathBuf::from("/etc/nacre/policy.json"),
+            PathBuf::from("/etc/containers/policy.json"),
+        ])
+        .collect()
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// Parses a policy file's bytes. Keys in files (`keyPath`) are read now; a relative path is
+    /// relative to the current directory, as in containers/image.
+    ///
+    /// # Errors
+    /// `Invalid` with file, line and column for whatever is not exactly containers-policy.json(5);
+    /// `Unsupported` for its requirements that nacre does not check; what reading a key file gives.
+    pub fn parse(bytes: &[u8], file: &Path) -> Result<Self> {
+        parse::policy(bytes, file)
+    }
+
+    /// Reads and parses a policy file.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), and `NotFound` or `Io` if it cannot be read.
+    pub fn load(file: &Path) -> Result<Self> {
+        let bytes = read_capped(file, MAX_POLICY).map_err(|e| e.context("policy"))?;
+        Self::parse(&bytes, file)
+    }
+
+    /// The explicit file, else the first of `candidates` that exists. A candidate that exists but
+    /// cannot be used is an error, never skipped.
+    ///
+    /// # Errors
+    /// `Denied`, naming the paths looked at, if there is none; as [`load`](Self::load).
+    pub fn find(explicit: Option<&Path>, candidates: &[PathBuf]) -> Result<Self> {
+        if let Some(file) = explicit {
+            return Self::load(file);
+        }
+        for file in candidates {
+            match file.symlink_metadata() {
+                Ok(_) => return Self::load(file),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io(format!("policy {}", file.display()), error)),
+            }
+        }
+        let looked: Vec<String> = candidates.iter().map(|p| p.display().to_string()).collect();
+        let looked = match looked.as_slice() {
+            [] => "nowhere to look".to_owned(),
+            paths => format!("looked at {}", paths.join(", ")),
+        };
+        Err(
+            Error::denied(format!("no policy file ({looked}), so nothing is admitted")).with_hint(
+                "write a containers-policy.json(5) file there or give one with --policy FILE; \
+                 --insecure-policy accept-anything admits any image, unsigned ones too",
+            ),
+        )
+    }
+
+    /// Admits everything: for `--insecure-policy accept-anything`. Says so in the log.
+    #[must_use]
+    pub fn insecure_accept_anything() -> Self {
+        tracing::warn!("policy: accept-anything was asked for, no signature is checked");
+        Self {
+            origin: Origin::InsecureFlag,
+            default: vec![Requirement::InsecureAcceptAnything],
+            transports: BTreeMap::new(),
+        }
+    }
+
+    /// Where this policy is from.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The requirements of the most specific scope that `reference` falls under.
+    ///
+    /// # Errors
+    /// `NotFound` or `Io` if a layout's directory cannot be resolved.
+    pub(crate) fn applied(&self, reference: &Reference) -> Result<Applied<'_>> {
+        let scopes = scope::of(reference)?;
+        let found = self.transports.get(scopes.transport).and_then(|known| {
+            scopes
+                .names
+                .iter()
+                .find_map(|name| known.get_key_value(name))
+        });
+        Ok(match found {
+            Some((name, requirements)) => Applied {
+                scope: format!("transports.{}[{name:?}]", scopes.transport),
+                requirements,
+            },
+            None => Applied {
+                scope: "default".into(),
+                requirements: &self.default,
+            },
+        })
+    }
+}
+
+// === impl Origin ===
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::File(path) => path.display().fmt(f),
+            Origin::InsecureFlag => f.write_str("--insecure-policy accept-anything"),
+        }
+    }
+}
+
+// === impl Requirement ===
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Requirement::InsecureAcceptAnything => f.write_str("insecureAcceptAnything"),
+            Requirement::Reject => f.write_str("reject"),
+            Requirement::SigstoreSigned { keys, identity } => {
+                f.write_str("sigstoreSigned by ")?;
+                for (n, key) in keys.iter().enumerate() {
+                    let separator = if n == 0 { "" } else { " or " };
+                    write!(f, "{separator}{} ({})", key.fingerprint(), key.origin())?;
+                }
+                write!(f, ", signedIdentity {identity}")
+            }
+        }
+    }
+}
+
+/// Reads a file of at most `limit` bytes.
+fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    use std::io::Read as _;
+    let name = path.display();
+    let failed = |error: std::io::Error| {
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound => Kind::NotFound,
+            _ => Kind::Io,
+        };
+        Error::new(kind, name.to_string()).with_source(error)
+    };
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .map_err(failed)?
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::invalid(format!("{name}: larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}
