@@ -266,7 +266,7 @@ impl Tree {
     #[must_use]
     pub fn file(&self, ino: Ino) -> Option<FileData> {
         let inode = self.inode(ino);
-        (inode.kind() == Kind::Regular).then(|| FileData {
+        (inode.kind() == Kind::Regular).then_some(FileData {
             layer: inode.layer,
             first_chunk: inode.b,
             chunk_count: inode.c,
