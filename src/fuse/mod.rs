@@ -86,11 +86,20 @@ impl TreeFilesystem {
     }
 
     /// What to read, or the errno that says why not.
-    fn wanted(&self, number: INodeNo, offset: u64, size: u32) -> Result<(Ino, FileData, u32), Errno> {
+    fn wanted(
+        &self,
+        number: INodeNo,
+        offset: u64,
+        size: u32,
+    ) -> Result<(Ino, FileData, u32), Errno> {
         let ino = self.ino(number)?;
         let Some(file) = self.tree().file(ino) else {
             let directory = self.tree().attributes(ino).kind == Kind::Directory;
-            return Err(if directory { Errno::EISDIR } else { Errno::EINVAL });
+            return Err(if directory {
+                Errno::EISDIR
+            } else {
+                Errno::EINVAL
+            });
         };
         let left = file.size.saturating_sub(offset);
         let length = u32::try_from(left).map_or(size, |left| left.min(size));
@@ -137,8 +146,7 @@ impl Filesystem for TreeFilesystem {
         }
         let offered = config.capabilities();
         self.opens_without_asking = offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
-        self.directories_open_without_asking =
-            offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        self.directories_open_without_asking = offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
         // The nearest that is allowed is as good, so the results do not matter.
         let _ = config.set_max_background(MAX_BACKGROUND);
         let _ = config.set_congestion_threshold(MAX_BACKGROUND);
@@ -234,7 +242,12 @@ impl Filesystem for TreeFilesystem {
             Err(errno) => return reply.error(errno),
         };
         for (next, ino, kind, name) in entries {
-            if reply.add(INodeNo(ino.number()), next, file_type(kind), OsStr::from_bytes(name)) {
+            if reply.add(
+                INodeNo(ino.number()),
+                next,
+                file_type(kind),
+                OsStr::from_bytes(name),
+            ) {
                 break;
             }
         }
@@ -274,7 +287,9 @@ impl Filesystem for TreeFilesystem {
             // The kernel does not ask again.
             return reply.error(Errno::ENOSYS);
         }
-        let value = self.ino(ino).map(|ino| self.tree().xattr(ino, name.as_bytes()));
+        let value = self
+            .ino(ino)
+            .map(|ino| self.tree().xattr(ino, name.as_bytes()));
         match value {
             Ok(Some(value)) => answer_xattr(value, size, reply),
             Ok(None) => reply.error(Errno::ENODATA),
@@ -312,7 +327,9 @@ impl Shared {
             return Ok(bytes);
         }
         let got = bytes.len();
-        Err(Error::internal(format!("read of {length} bytes gave {got}")))
+        Err(Error::internal(format!(
+            "read of {length} bytes gave {got}"
+        )))
     }
 
     fn log(&self, ino: Ino, offset: u64, length: u32, error: &Error) {

@@ -137,14 +137,7 @@ macro_rules! refusals {
 
         // "Not implemented" makes the kernel answer these itself from now on.
 
-        fn flush(
-            &self,
-            _: &Request,
-            _: INodeNo,
-            _: FileHandle,
-            _: LockOwner,
-            reply: ReplyEmpty,
-        ) {
+        fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
             reply.error(Errno::ENOSYS);
         }
 

@@ -37,7 +37,9 @@ impl Throttle {
     /// Whether the event at `now` may be logged, and how many were not since the last that was.
     pub(super) fn admit(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = state.refilled.map(|then| now.saturating_duration_since(then));
+        let since = state
+            .refilled
+            .map(|then| now.saturating_duration_since(then));
         let periods = since.map_or(0, |since| since.as_nanos() / self.period.as_nanos());
         if periods > 0 || state.refilled.is_none() {
             let gained = u32::try_from(periods).unwrap_or(u32::MAX);
@@ -69,7 +71,11 @@ mod tests {
         assert_eq!(throttle.admit(at(11)), Some(2));
         assert_eq!(throttle.admit(at(12)), None);
         assert_eq!(throttle.admit(at(100)), Some(1));
-        assert_eq!(throttle.admit(at(100)), Some(0), "a quiet time refills the burst");
+        assert_eq!(
+            throttle.admit(at(100)),
+            Some(0),
+            "a quiet time refills the burst"
+        );
         assert_eq!(throttle.admit(at(100)), None);
     }
 }

@@ -51,8 +51,8 @@ impl Starting {
     /// # Errors
     /// [`Kind::Io`] if it cannot be started.
     pub fn spawn(arguments: impl IntoIterator<Item = OsString>) -> Result<Starting> {
-        let program = std::env::current_exe()
-            .map_err(|error| Error::io("path of this program", error))?;
+        let program =
+            std::env::current_exe().map_err(|error| Error::io("path of this program", error))?;
         let mut command = Command::new(&program);
         command.args(arguments);
         Starting::spawn_command(command)

@@ -45,14 +45,24 @@ pub(super) fn attach(
     if !options.devices {
         flags |= MsFlags::MS_NODEV;
     }
-    let others = if options.allow_other { ",allow_other" } else { "" };
+    let others = if options.allow_other {
+        ",allow_other"
+    } else {
+        ""
+    };
     let data = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions{others}",
         device.as_raw_fd(),
         geteuid(),
         getegid(),
     );
-    let made = mount(Some(source), directory, Some(MOUNT_TYPE), flags, Some(data.as_str()));
+    let made = mount(
+        Some(source),
+        directory,
+        Some(MOUNT_TYPE),
+        flags,
+        Some(data.as_str()),
+    );
     match made {
         Ok(()) => Ok(Some(device.into())),
         Err(Errno::EPERM) => Ok(None),
@@ -99,7 +109,10 @@ fn ask_helper(directory: &Path, arguments: &[&str]) -> Result<(), Errno> {
     for helper in ["fusermount3", "fusermount"] {
         let mut command = Command::new(helper);
         command.args(arguments).arg("--").arg(directory);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let Ok(output) = command.output() else {
             continue;
         };

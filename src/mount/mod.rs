@@ -102,7 +102,12 @@ pub fn mount(
     };
     let mount = match mountinfo::at(&directory) {
         Ok(Some(mount)) if mount.kind == kernel::MOUNT_TYPE => mount,
-        Ok(_) => return Err(Error::internal(format!("{} is not mounted", directory.display()))),
+        Ok(_) => {
+            return Err(Error::internal(format!(
+                "{} is not mounted",
+                directory.display()
+            )));
+        }
         Err(error) => {
             detach_quietly(&directory);
             return Err(error);
@@ -190,9 +195,8 @@ impl Mounted {
             let notified = self.session.notify.notified();
             if let Some(result) = self.session.result() {
                 let directory = self.directory.display();
-                return result.map_err(|why| {
-                    Error::new(Kind::Io, format!("serving {directory}: {why}"))
-                });
+                return result
+                    .map_err(|why| Error::new(Kind::Io, format!("serving {directory}: {why}")));
             }
             notified.await;
         }
@@ -246,9 +250,8 @@ impl Mounted {
     /// Takes the mount away if it is still there and ours: what another has mounted at the same
     /// place since is not.
     fn detach(&self) -> Result<()> {
-        let ours = |mount: &MountEntry| {
-            mount.device == self.device && mount.mount_point == self.directory
-        };
+        let ours =
+            |mount: &MountEntry| mount.device == self.device && mount.mount_point == self.directory;
         if !mountinfo::read()?.iter().any(ours) {
             return Ok(());
         }

@@ -32,7 +32,10 @@ pub fn umount(directory: &Path, options: UmountOptions) -> Result<()> {
     };
     if mount.kind != MOUNT_TYPE {
         let source = mount.source.display();
-        let message = format!("{shown} is a mount of {} ({source}), not of nacre", mount.kind);
+        let message = format!(
+            "{shown} is a mount of {} ({source}), not of nacre",
+            mount.kind
+        );
         return Err(Error::invalid(message).with_hint(format!("umount {shown}")));
     }
     let (_, minor) = mount.device;
@@ -75,7 +78,11 @@ pub(super) fn place(directory: &Path) -> Result<PathBuf> {
             parent.canonicalize().and_then(|parent| {
                 let place = parent.join(name);
                 let link = fs::symlink_metadata(&place).is_ok_and(|it| it.is_symlink());
-                if link { place.canonicalize() } else { Ok(place) }
+                if link {
+                    place.canonicalize()
+                } else {
+                    Ok(place)
+                }
             })
         }
         _ => directory.canonicalize(),

@@ -81,7 +81,12 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     while let Some((&byte, tail)) = rest.split_first() {
         rest = tail;
         if byte == b'\\'
-            && let [high @ b'0'..=b'3', middle @ b'0'..=b'7', low @ b'0'..=b'7', after @ ..] = tail
+            && let [
+                high @ b'0'..=b'3',
+                middle @ b'0'..=b'7',
+                low @ b'0'..=b'7',
+                after @ ..,
+            ] = tail
         {
             plain.push((high - b'0') << 6 | (middle - b'0') << 3 | (low - b'0'));
             rest = after;
@@ -124,6 +129,11 @@ mod tests {
 
     #[test]
     fn the_kernel_s_own_text_has_a_root() {
-        assert!(read().unwrap().iter().any(|it| it.mount_point == Path::new("/")));
+        assert!(
+            read()
+                .unwrap()
+                .iter()
+                .any(|it| it.mount_point == Path::new("/"))
+        );
     }
 }

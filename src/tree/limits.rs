@@ -62,10 +62,7 @@ fn check_path(path: &[u8]) -> Result<(), String> {
         return Ok(());
     }
     if path.len() > MAX_PATH {
-        return Err(format!(
-            "path of {} bytes is over {MAX_PATH}",
-            path.len()
-        ));
+        return Err(format!("path of {} bytes is over {MAX_PATH}", path.len()));
     }
     if path.contains(&0) {
         return Err("path holds a zero byte".to_owned());

@@ -339,10 +339,7 @@ impl Merge {
     }
 
     fn is_directory(&self, node: u32) -> bool {
-        matches!(
-            self.nodes[node as usize].content,
-            Content::Directory { .. }
-        )
+        matches!(self.nodes[node as usize].content, Content::Directory { .. })
     }
 
     fn depth(&self, node: u32) -> u32 {
