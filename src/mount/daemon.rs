@@ -77,32 +77,33 @@ impl Starting {
     /// The daemon's own error, or [`Kind::Internal`] if it ended without giving one.
     pub fn wait_ready(mut self) -> Result<u32> {
         let pipe = self.child.stdout.take().expect("standard output is piped");
-        let mut line = String::new();
-        let read = BufReader::new(io::Read::take(pipe, MAX_MESSAGE)).read_line(&mut line);
-        read.map_err(|error| Error::io("waiting for the daemon", error))?;
-        match serde_json::from_str(&line) {
-            Ok(Message::Ready) => Ok(self.child.id()),
-            Ok(Message::Error {
-                kind,
-                message,
-                hint,
-            }) => {
-                // It is about to end; what it ended with has been said.
-                let _ = self.child.wait();
-                let error = Error::new(kind_named(&kind), message);
-                Err(match hint {
-                    Some(hint) => error.with_hint(hint),
-                    None => error,
-                })
-            }
-            Err(_) => {
-                let status = self.child.wait();
-                let status = status.map_or_else(|error| error.to_string(), |it| it.to_string());
-                Err(Error::internal(format!(
-                    "daemon ended before it was ready ({status})"
-                )))
+        let lines = BufReader::new(io::Read::take(pipe, MAX_MESSAGE)).lines();
+        for line in lines {
+            let line = line.map_err(|error| Error::io("waiting for the daemon", error))?;
+            match serde_json::from_str(&line) {
+                Ok(Message::Ready) => return Ok(self.child.id()),
+                Ok(Message::Error {
+                    kind,
+                    message,
+                    hint,
+                }) => {
+                    // It is about to end; what it ended with has been said.
+                    let _ = self.child.wait();
+                    let error = Error::new(kind_named(&kind), message);
+                    return Err(match hint {
+                        Some(hint) => error.with_hint(hint),
+                        None => error,
+                    });
+                }
+                // Printed before the child took the pipe.
+                Err(_) => {}
             }
         }
+        let status = self.child.wait();
+        let status = status.map_or_else(|error| error.to_string(), |it| it.to_string());
+        Err(Error::internal(format!(
+            "daemon ended before it was ready ({status})"
+        )))
     }
 }
 
@@ -205,5 +206,5 @@ fn kind_named(name: &str) -> Kind {
     found.unwrap_or(Kind::Internal)
 }
 
-/// Longest line that is read from a daemon.
+/// What is read from a daemon that does not become ready.
 const MAX_MESSAGE: u64 = 1 << 20;
