@@ -1,0 +1,141 @@
+//! The system calls of a FUSE mount: making it, tuning it, taking it away.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd::{getegid, geteuid};
+
+use super::MountOptions;
+use crate::error::{Error, Kind, Result};
+
+/// What `mountinfo` and `mount` show as the type.
+pub(super) const MOUNT_TYPE: &str = "fuse.nacre";
+
+/// How a mount went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Detached {
+    /// Nobody in this namespace used it.
+    Clean,
+    /// It was in use and is now out of sight.
+    Lazily,
+}
+
+/// Mounts over `directory`. `None` if only the set-uid helper may do that for this user.
+pub(super) fn attach(
+    source: &str,
+    directory: &Path,
+    options: &MountOptions,
+) -> Result<Option<OwnedFd>> {
+    let opened = OpenOptions::new().read(true).write(true).open(DEVICE);
+    let device = opened.map_err(|error| {
+        let missing = error.kind() == io::ErrorKind::NotFound;
+        let kind = if missing { Kind::Unsupported } else { Kind::Io };
+        let hint = "load the fuse kernel module (modprobe fuse), or give this container /dev/fuse";
+        Error::new(kind, DEVICE).with_source(error).with_hint(hint)
+    })?;
+    let mut flags = MsFlags::MS_RDONLY;
+    if !options.suid {
+        flags |= MsFlags::MS_NOSUID;
+    }
+    if !options.devices {
+        flags |= MsFlags::MS_NODEV;
+    }
+    let others = if options.allow_other {
+        ",allow_other"
+    } else {
+        ""
+    };
+    let data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions{others}",
+        device.as_raw_fd(),
+        geteuid(),
+        getegid(),
+    );
+    let made = mount(
+        Some(source),
+        directory,
+        Some(MOUNT_TYPE),
+        flags,
+        Some(data.as_str()),
+    );
+    match made {
+        Ok(()) => Ok(Some(device.into())),
+        Err(Errno::EPERM) => Ok(None),
+        Err(errno) => {
+            let what = format!("mount over {}", directory.display());
+            Err(Error::io(what, errno.into()))
+        }
+    }
+}
+
+/// Takes the mount at `directory` away; `lazily` only out of sight if it is in use.
+///
+/// # Errors
+/// [`Kind::Busy`] if it is in use and not `lazily`.
+pub(super) fn detach(directory: &Path, lazily: bool) -> Result<Detached> {
+    match unmount(directory, MntFlags::UMOUNT_NOFOLLOW, &["-u"]) {
+        Ok(()) => return Ok(Detached::Clean),
+        Err(Errno::EBUSY) if lazily => {}
+        Err(errno) => return Err(unmount_error(directory, errno)),
+    }
+    let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+    match unmount(directory, flags, &["-u", "-z"]) {
+        Ok(()) => Ok(Detached::Lazily),
+        Err(errno) => Err(unmount_error(directory, errno)),
+    }
+}
+
+/// Sets how much the kernel reads ahead on the file system with device number `device`.
+pub(super) fn set_read_ahead(device: (u32, u32), kib: u32) -> io::Result<()> {
+    let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", device.0, device.1);
+    let mut file = File::options().write(true).open(path)?;
+    io::Write::write_all(&mut file, kib.to_string().as_bytes())
+}
+
+fn unmount(directory: &Path, flags: MntFlags, helper: &[&str]) -> Result<(), Errno> {
+    match umount2(directory, flags) {
+        Err(Errno::EPERM) => ask_helper(directory, helper),
+        other => other,
+    }
+}
+
+/// `fusermount` unmounts what it has mounted for a user.
+fn ask_helper(directory: &Path, arguments: &[&str]) -> Result<(), Errno> {
+    for helper in ["fusermount3", "fusermount"] {
+        let mut command = Command::new(helper);
+        command.args(arguments).arg("--").arg(directory);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let Ok(output) = command.output() else {
+            continue;
+        };
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        tracing::debug!(helper, "{}", text.trim_end());
+        let busy = text.contains("busy");
+        return Err(if busy { Errno::EBUSY } else { Errno::EPERM });
+    }
+    Err(Errno::EPERM)
+}
+
+fn unmount_error(directory: &Path, errno: Errno) -> Error {
+    let kind = match errno {
+        Errno::EBUSY => Kind::Busy,
+        Errno::EPERM => Kind::Denied,
+        Errno::EINVAL | Errno::ENOENT => Kind::NotFound,
+        _ => Kind::Io,
+    };
+    let what = format!("unmount {}", directory.display());
+    Error::new(kind, what).with_source(io::Error::from(errno))
+}
+
+const DEVICE: &str = "/dev/fuse";

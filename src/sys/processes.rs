@@ -1,0 +1,144 @@
+//! Who serves a FUSE mount and who uses it, from `/proc`. Processes come and go while one looks,
+//! and others' may not be looked at: both are left out.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::error::{Error, Result};
+
+/// A process that holds `/dev/fuse`.
+#[derive(Debug)]
+pub struct Server {
+    /// Process number.
+    pub pid: u32,
+    /// Minor device numbers of the FUSE file systems it serves; empty on kernels that do not tell.
+    pub connections: Vec<u32>,
+}
+
+/// A process that stands in or has open something below a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Process number.
+    pub pid: u32,
+    /// Name of the command.
+    pub command: String,
+    /// How: `cwd`, `root`, `exe` or `fd 3`.
+    pub how: String,
+}
+
+/// A process that can be waited for although it is no child.
+#[derive(Debug)]
+pub struct Watched(OwnedFd);
+
+/// Finds the process that serves the FUSE file system with device number 0:`minor`. On kernels
+/// that do not tell, the one that was started with `directory` as an argument.
+#[must_use]
+pub fn server_of(minor: u32, directory: &Path) -> Option<Server> {
+    let servers: Vec<Server> = pids().filter_map(server).collect();
+    let told = servers.iter().any(|it| !it.connections.is_empty());
+    { servers }.into_iter().find(|it| {
+        if told {
+            it.connections.contains(&minor)
+        } else {
+            names(it.pid, directory)
+        }
+    })
+}
+
+/// The connections that process `pid` serves now; `None` if it serves none.
+#[must_use]
+pub fn server(pid: u32) -> Option<Server> {
+    let mut connections = Vec::new();
+    let mut holds = false;
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten() {
+        if std::fs::read_link(entry.path()).is_ok_and(|it| it == Path::new("/dev/fuse")) {
+            holds = true;
+            let number = entry.file_name();
+            let info = format!("/proc/{pid}/fdinfo/{}", number.display());
+            let info = std::fs::read_to_string(info).unwrap_or_default();
+            let lines = info.lines();
+            let told = { lines }.find_map(|line| line.strip_prefix("fuse_connection:"));
+            connections.extend(told.and_then(|it| it.trim().parse::<u32>().ok()));
+        }
+    }
+    connections.sort_unstable();
+    connections.dedup();
+    holds.then_some(Server { pid, connections })
+}
+
+/// Processes that use something below `directory`, at most one line each.
+#[must_use]
+pub fn users_of(directory: &Path) -> Vec<User> {
+    pids().filter_map(|pid| user(pid, directory)).collect()
+}
+
+// === impl Watched ===
+
+impl Watched {
+    /// Process `pid`, if it is there.
+    #[must_use]
+    pub fn new(pid: u32) -> Option<Watched> {
+        let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        pidfd_open(pid, PidfdFlags::empty()).ok().map(Watched)
+    }
+
+    /// Waits until the process has ended; `false` if it has not within `timeout`.
+    ///
+    /// # Errors
+    /// [`Kind::Io`](crate::Kind::Io) if the kernel cannot wait.
+    pub fn wait(&self, timeout: Duration) -> Result<bool> {
+        wait_readable(self.0.as_fd(), timeout)
+    }
+}
+
+fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    loop {
+        let mut polled = [PollFd::new(fd, PollFlags::POLLIN)];
+        match poll(&mut polled, timeout) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(Error::io("waiting for a process", error.into())),
+        }
+    }
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn user(pid: u32, directory: &Path) -> Option<User> {
+    let base = PathBuf::from(format!("/proc/{pid}"));
+    let below = |link: &Path| std::fs::read_link(link).is_ok_and(|it| it.starts_with(directory));
+    let mut links = ["cwd", "root", "exe"].into_iter();
+    let how = { &mut links }.find(|name| below(&base.join(name)));
+    let how = how.map(str::to_owned).or_else(|| {
+        let fds = std::fs::read_dir(base.join("fd")).ok()?.flatten();
+        let open = { fds }.find(|fd| below(&fd.path()))?;
+        Some(format!("fd {}", open.file_name().display()))
+    })?;
+    let command = std::fs::read_to_string(base.join("comm")).unwrap_or_default();
+    Some(User {
+        pid,
+        command: command.trim_end().to_owned(),
+        how,
+    })
+}
+
+/// Whether `directory` is among the arguments of process `pid`.
+fn names(pid: u32, directory: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let from = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+    let mut arguments = arguments.split(|&byte| byte == 0);
+    arguments.any(|it| {
+        let path = Path::new(std::ffi::OsStr::from_bytes(it));
+        !it.is_empty() && from.join(path).components().eq(directory.components())
+    })
+}

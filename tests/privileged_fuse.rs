@@ -1,0 +1,480 @@
+//! What programs see through a FUSE mount. Needs root; says so when it skips.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use nacre::index::EntryKind;
+use nacre::tree::{Kind, Tree};
+use rustix::fs::{lgetxattr, llistxattr};
+
+mod fixture;
+
+use fixture::{Fault, Image, can_mount, entry, place};
+
+/// Every odd kind of entry.
+fn odd_image() -> Image {
+    let mut image = Image::new();
+    image.directory("").mode = 0o751;
+    image.directory("tmp").mode = 0o1777;
+    let tool = image.file("bin/tool", "#!/bin/sh\necho hello\n");
+    tool.mode = 0o6755;
+    tool.uid = 1000;
+    tool.gid = 4_000_000_000;
+    tool.mtime = -77;
+    tool.mtime_nanos = 123_456_789;
+    image.add(entry(
+        "bin/link",
+        EntryKind::Hardlink(b"bin/tool"[..].into()),
+    ));
+    image.add(entry("other", EntryKind::Hardlink(b"bin/link"[..].into())));
+    image.add(entry(
+        "relative",
+        EntryKind::Symlink(b"bin/tool"[..].into()),
+    ));
+    let dangling = vec![b't'; 4095];
+    image.add(entry("dangling", EntryKind::Symlink(dangling.into())));
+    image.add(entry("null", EntryKind::CharDevice { major: 1, minor: 3 }));
+    let block = EntryKind::BlockDevice {
+        major: 259,
+        minor: 70_000,
+    };
+    image.add(entry("block", block)).mode = 0o660;
+    image.add(entry("pipe", EntryKind::Fifo)).mode = 0o600;
+    image.file("empty", "");
+    image.file(b"non-utf8-\xff\xfe \n", "x");
+    image.file(vec![b'n'; 255], "long");
+    image.file("future", "y").mtime = 5_000_000_000;
+    image.file("secret", "only root").mode = 0o600;
+    let marked = image.file("marked", "with xattrs");
+    let capability = hex::decode("0100000200200000000000000000000000000000").unwrap();
+    marked.xattrs = vec![
+        (b"user.note"[..].into(), b"value"[..].into()),
+        (b"user.empty"[..].into(), b""[..].into()),
+        (b"security.capability"[..].into(), capability.into()),
+    ];
+    image.file(
+        "large",
+        (0..3_000_000_u32)
+            .flat_map(u32::to_le_bytes)
+            .collect::<Vec<u8>>(),
+    );
+    image
+}
+
+fn below(directory: &Path, path: &[u8]) -> PathBuf {
+    if path.is_empty() {
+        return directory.to_owned();
+    }
+    directory.join(OsStr::from_bytes(path))
+}
+
+fn assert_same(directory: &Path, tree: &Tree) {
+    let mut seen = HashSet::new();
+    for (path, ino) in tree.walk() {
+        let full = below(directory, &path);
+        let expected = tree.attributes(ino);
+        let found = fs::symlink_metadata(&full).unwrap();
+        let shown = path.escape_ascii().to_string();
+        let bits = match expected.kind {
+            Kind::Directory => 0o40000,
+            Kind::Regular => 0o100_000,
+            Kind::Symlink => 0o120_000,
+            Kind::CharDevice => 0o20000,
+            Kind::BlockDevice => 0o60000,
+            Kind::Fifo => 0o10000,
+        };
+        assert_eq!(found.mode(), bits | u32::from(expected.mode), "{shown}");
+        assert_eq!(
+            (found.uid(), found.gid()),
+            (expected.uid, expected.gid),
+            "{shown}"
+        );
+        assert_eq!(found.size(), expected.size, "{shown}");
+        assert_eq!(found.nlink(), u64::from(expected.nlink), "{shown}");
+        assert_eq!(found.mtime(), expected.mtime, "{shown}");
+        assert_eq!(
+            found.mtime_nsec(),
+            i64::from(expected.mtime_nanos),
+            "{shown}"
+        );
+        assert_eq!(found.ino(), ino.number(), "{shown}");
+        if expected.rdev != 0 {
+            let minor = u64::from((expected.rdev & 0xff) | ((expected.rdev >> 12) & 0xf_ff00));
+            let major = u64::from((expected.rdev >> 8) & 0xfff);
+            assert_eq!(nix::sys::stat::major(found.rdev()), major, "{shown}");
+            assert_eq!(nix::sys::stat::minor(found.rdev()), minor, "{shown}");
+        }
+        if let Some(target) = tree.read_link(ino) {
+            assert_eq!(fs::read_link(&full).unwrap().as_os_str().as_bytes(), target);
+        }
+        if expected.kind == Kind::Directory {
+            let listed: HashSet<_> = fs::read_dir(&full)
+                .unwrap()
+                .map(|it| it.unwrap().file_name())
+                .collect();
+            let children: HashSet<_> = tree
+                .children(ino)
+                .map(|it| OsStr::from_bytes(it.name).to_owned())
+                .collect();
+            assert_eq!(listed, children, "{shown}");
+        }
+        let mut list = vec![0; 4096];
+        let length = llistxattr(&full, &mut list).unwrap();
+        let mut names: Vec<u8> = Vec::new();
+        for (name, value) in tree.xattrs(ino).iter() {
+            names.extend(name);
+            names.push(0);
+            let mut room = vec![0; 64];
+            let length = lgetxattr(&full, OsStr::from_bytes(name), &mut room).unwrap();
+            assert_eq!(&room[..length], value, "{shown}");
+        }
+        assert_eq!(&list[..length], names, "{shown}");
+        assert!(seen.insert(path));
+    }
+}
+
+#[test]
+fn all_metadata_is_as_in_the_tree() {
+    if !can_mount() {
+        return;
+    }
+    let image = odd_image();
+    let (_base, place) = place();
+    let mounted = image.mount(&place).unwrap();
+    let (tree, _) = image.build();
+    assert_same(&place, &tree);
+    // Again, from the kernel's caches.
+    assert_same(&place, &tree);
+    assert_eq!(
+        fs::read(place.join("other")).unwrap(),
+        b"#!/bin/sh\necho hello\n"
+    );
+    assert_eq!(fs::read(place.join("empty")).unwrap(), b"");
+    let missing = fs::metadata(place.join("missing")).unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    let type_of = Command::new("stat")
+        .args(["-f", "-c", "%l %s %c"])
+        .arg(&place)
+        .output();
+    let text = String::from_utf8(type_of.unwrap().stdout).unwrap();
+    assert_eq!(text.trim(), format!("255 4096 {}", tree.inode_count()));
+    mounted.unmount().unwrap();
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+}
+
+#[test]
+fn xattr_calls_follow_the_size_protocol() {
+    if !can_mount() {
+        return;
+    }
+    let (_base, place) = place();
+    let _mounted = odd_image().mount(&place).unwrap();
+    let marked = place.join("marked");
+    let get = |name: &str, room: usize| lgetxattr(&marked, name, &mut vec![0; room][..]);
+    assert_eq!(get("user.note", 0), Ok(5));
+    assert_eq!(get("user.note", 4), Err(rustix::io::Errno::RANGE));
+    assert_eq!(get("user.empty", 9), Ok(0));
+    assert_eq!(get("user.missing", 9), Err(rustix::io::Errno::NODATA));
+    assert_eq!(get("security.capability", 64), Ok(20));
+    assert_eq!(
+        llistxattr(&marked, &mut vec![0; 3][..]),
+        Err(rustix::io::Errno::RANGE)
+    );
+}
+
+#[test]
+fn a_tree_without_xattrs_is_asked_once() {
+    if !can_mount() {
+        return;
+    }
+    let mut image = Image::new();
+    image.file("a", "a");
+    let (_base, place) = place();
+    let _mounted = image.mount(&place).unwrap();
+    for _ in 0..2 {
+        let answer = lgetxattr(place.join("a"), "user.x", &mut [0; 8][..]);
+        assert_eq!(answer, Err(rustix::io::Errno::OPNOTSUPP));
+    }
+}
+
+#[test]
+fn writing_is_refused() {
+    if !can_mount() {
+        return;
+    }
+    let (_base, place) = place();
+    let _mounted = odd_image().mount(&place).unwrap();
+    let readonly = ErrorKind::ReadOnlyFilesystem;
+    assert_eq!(
+        File::create(place.join("new")).unwrap_err().kind(),
+        readonly
+    );
+    assert_eq!(
+        File::create(place.join("empty")).unwrap_err().kind(),
+        readonly
+    );
+    assert_eq!(
+        fs::remove_file(place.join("empty")).unwrap_err().kind(),
+        readonly
+    );
+    assert_eq!(
+        fs::create_dir(place.join("d")).unwrap_err().kind(),
+        readonly
+    );
+    assert_eq!(
+        fs::rename(place.join("empty"), place.join("e"))
+            .unwrap_err()
+            .kind(),
+        readonly
+    );
+}
+
+#[test]
+fn the_kernel_checks_permissions() {
+    if !can_mount() {
+        return;
+    }
+    let (base, place) = place();
+    let _mounted = odd_image().mount(&place).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(base.path(), open).unwrap();
+    let cat = |name: &str| {
+        let mut command = Command::new("cat");
+        std::os::unix::process::CommandExt::uid(&mut command, 65_534);
+        command
+            .arg(place.join(name))
+            .output()
+            .unwrap()
+            .status
+            .success()
+    };
+    assert!(!cat("secret"));
+    assert!(cat("future"));
+}
+
+#[test]
+fn a_directory_of_20000_names_is_complete() {
+    if !can_mount() {
+        return;
+    }
+    let mut image = Image::new();
+    let name = |number: usize| format!("file-{number:05}-{}", "x".repeat(number % 90));
+    for number in 0..20_000 {
+        image.file(format!("d/{}", name(number)), "");
+    }
+    let (_base, place) = place();
+    let _mounted = image.mount(&place).unwrap();
+    for pass in ["asked", "cached"] {
+        let read = fs::read_dir(place.join("d")).unwrap();
+        let names: Vec<_> = read.map(|it| it.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 20_000, "{pass}");
+        let distinct: HashSet<_> = names.into_iter().collect();
+        assert!(
+            (0..20_000).all(|it| distinct.contains(OsStr::new(&name(it)))),
+            "{pass}"
+        );
+    }
+    let count = Command::new("sh")
+        .arg("-c")
+        .arg("ls -la d | wc -l")
+        .current_dir(&place)
+        .output();
+    assert_eq!(
+        String::from_utf8(count.unwrap().stdout).unwrap().trim(),
+        "20003"
+    );
+}
+
+#[test]
+fn concurrent_reads_get_their_own_bytes() {
+    if !can_mount() {
+        return;
+    }
+    let (_base, place) = place();
+    let _mounted = odd_image().mount(&place).unwrap();
+    let large = place.join("large");
+    let readers: Vec<_> = (0..8_u64)
+        .map(|reader| {
+            let file = File::open(&large).unwrap();
+            thread::spawn(move || {
+                for step in 0..300_u64 {
+                    let number = (step * 7919 + reader * 104_729) % 2_999_000;
+                    let mut buffer = [0; 4000];
+                    file.read_exact_at(&mut buffer, number * 4).unwrap();
+                    for (index, word) in buffer.chunks(4).enumerate() {
+                        let expected = number + index as u64;
+                        let found = u32::from_le_bytes(word.try_into().unwrap());
+                        assert_eq!(u64::from(found), expected);
+                    }
+                }
+            })
+        })
+        .collect();
+    for reader in readers {
+        reader.join().unwrap();
+    }
+    let mut end = Vec::new();
+    let mut file = File::open(&large).unwrap();
+    file.read_to_end(&mut end).unwrap();
+    assert_eq!(end.len(), 12_000_000);
+    assert_eq!(file.read_at(&mut [0; 9], 12_000_000).unwrap(), 0);
+}
+
+#[test]
+fn programs_run_from_the_mount() {
+    if !can_mount() {
+        return;
+    }
+    let mut image = Image::new();
+    let shell = fs::read(fs::canonicalize("/bin/sh").unwrap()).unwrap();
+    image.file("bin/sh", shell).mode = 0o4755;
+    image.file("script", "#!/bin/sh\necho from a script\n").mode = 0o755;
+    let (_base, place) = place();
+    let _mounted = image.mount(&place).unwrap();
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shell = place.join("bin/sh");
+    assert_eq!(
+        run(Command::new(&shell).args(["-c", "echo $((6 * 7))"])),
+        "42\n"
+    );
+    assert_eq!(
+        run(&mut Command::new(place.join("script"))),
+        "from a script\n"
+    );
+    let flags = nix::sys::statvfs::statvfs(&place).unwrap().flags();
+    assert!(!flags.contains(nix::sys::statvfs::FsFlags::ST_NOSUID));
+    assert!(flags.contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
+}
+
+#[test]
+fn failed_reads_are_eio_and_never_zeros() {
+    if !can_mount() {
+        return;
+    }
+    let mut image = Image::new();
+    for name in ["fails", "short", "dropped", "well"] {
+        image.file(name, vec![b'd'; 100_000]);
+    }
+    let (tree, reader) = image.build();
+    let faults = [
+        (0, Fault::Fails),
+        (1, Fault::TooShort),
+        (2, Fault::NeverAnswered),
+    ];
+    reader.faults.lock().unwrap().extend(faults);
+    let (_base, place) = place();
+    let options = nacre::mount::MountOptions::new("test/image:1");
+    let _mounted = nacre::mount::mount(tree, reader.clone(), &place, &options).unwrap();
+    for name in ["fails", "short", "dropped"] {
+        let error = fs::read(place.join(name)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::EIO), "{name}");
+    }
+    assert_eq!(fs::read(place.join("well")).unwrap(), vec![b'd'; 100_000]);
+    // What failed is not cached: once the data is there, it is served.
+    reader.faults.lock().unwrap().clear();
+    for name in ["fails", "short", "dropped"] {
+        assert_eq!(
+            fs::read(place.join(name)).unwrap(),
+            vec![b'd'; 100_000],
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn inode_numbers_are_the_same_on_every_mount() {
+    if !can_mount() {
+        return;
+    }
+    let numbers = |image: &Image| {
+        let (_base, place) = place();
+        let _mounted = image.mount(&place).unwrap();
+        let mut found: Vec<_> = fs::read_dir(&place)
+            .unwrap()
+            .map(|it| it.unwrap())
+            .map(|it| (it.file_name(), it.metadata().unwrap().ino()))
+            .collect();
+        found.sort();
+        found
+    };
+    let image = odd_image();
+    let mut reversed = odd_image();
+    let split = reversed.layers[0]
+        .iter()
+        .position(|it| *it.path == *b"null")
+        .unwrap();
+    reversed.layers[0][split..].reverse();
+    let first = numbers(&image);
+    assert_eq!(first, numbers(&image));
+    assert_eq!(first, numbers(&reversed));
+}
+
+#[test]
+fn an_overlay_on_top_can_be_written() {
+    if !can_mount() {
+        return;
+    }
+    let (base, place) = place();
+    let mounted = odd_image().mount(&place).unwrap();
+    let [upper, work, merged] = ["upper", "work", "merged"].map(|name| base.path().join(name));
+    for directory in [&upper, &work, &merged] {
+        fs::create_dir(directory).unwrap();
+    }
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        place.display(),
+        upper.display(),
+        work.display()
+    );
+    let flags = nix::mount::MsFlags::empty();
+    let made = nix::mount::mount(
+        Some("overlay"),
+        &merged,
+        Some("overlay"),
+        flags,
+        Some(&*options),
+    );
+    if let Err(errno) = made {
+        println!("skipped: no overlay here: {errno}");
+        return;
+    }
+    fs::write(merged.join("new"), "new").unwrap();
+    fs::write(merged.join("empty"), "filled").unwrap();
+    let appended = File::options()
+        .append(true)
+        .open(merged.join("marked"))
+        .unwrap();
+    std::io::Write::write_all(&mut &appended, b" and more").unwrap();
+    fs::remove_file(merged.join("future")).unwrap();
+    fs::rename(merged.join("bin/tool"), merged.join("moved")).unwrap();
+    assert_eq!(fs::read(merged.join("empty")).unwrap(), b"filled");
+    assert_eq!(
+        fs::read(merged.join("marked")).unwrap(),
+        b"with xattrs and more"
+    );
+    let mut note = [0; 16];
+    assert_eq!(
+        lgetxattr(merged.join("marked"), "user.note", &mut note),
+        Ok(5)
+    );
+    assert_eq!(
+        fs::read(merged.join("moved")).unwrap(),
+        b"#!/bin/sh\necho hello\n"
+    );
+    assert!(!merged.join("future").exists());
+    assert_eq!(fs::read(place.join("future")).unwrap(), b"y");
+    drop(appended);
+    nix::mount::umount(&merged).unwrap();
+    assert_eq!(mounted.unmount().unwrap(), nacre::mount::Unmounted::Clean);
+}
