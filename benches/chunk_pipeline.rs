@@ -22,7 +22,9 @@ struct Sample {
 
 /// Chunks of this very program: machine code and data, as layers hold them.
 fn samples(codec: Codec, cipher: &LayerCipher) -> Vec<Sample> {
-    let program = std::env::current_exe().and_then(std::fs::read).expect("this program can be read");
+    let program = std::env::current_exe()
+        .and_then(std::fs::read)
+        .expect("this program can be read");
     let mut offset = 0;
     program
         .chunks_exact(CHUNK)

@@ -112,7 +112,9 @@ impl RegistryArgs {
     }
 
     pub(super) fn platform(&self) -> Result<Platform> {
-        self.platform.as_deref().map_or_else(|| Ok(Platform::host()), Platform::parse)
+        self.platform
+            .as_deref()
+            .map_or_else(|| Ok(Platform::host()), Platform::parse)
     }
 }
 
@@ -148,7 +150,12 @@ impl KeyArgs {
 impl StoreArgs {
     /// Nothing is kept: for those who read an image once.
     pub(super) fn none() -> Self {
-        Self { store: None, store_mib: 0, memory_mib: 0, insecure_plaintext_store: false }
+        Self {
+            store: None,
+            store_mib: 0,
+            memory_mib: 0,
+            insecure_plaintext_store: false,
+        }
     }
 
     fn config(&self) -> Result<StoreConfig> {
@@ -156,7 +163,10 @@ impl StoreArgs {
             0 => None,
             mib => Some((self.directory()?, mib << 20)),
         };
-        Ok(StoreConfig { memory_bytes: self.memory_mib << 20, disk })
+        Ok(StoreConfig {
+            memory_bytes: self.memory_mib << 20,
+            disk,
+        })
     }
 
     fn directory(&self) -> Result<PathBuf> {
@@ -170,7 +180,10 @@ impl StoreArgs {
             .map(PathBuf::from)
             .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
             .map(|cache| cache.join("nacre/store"))
-            .ok_or_else(|| Error::invalid("neither HOME nor XDG_CACHE_HOME is set").with_hint("give --store DIR"))
+            .ok_or_else(|| {
+                Error::invalid("neither HOME nor XDG_CACHE_HOME is set")
+                    .with_hint("give --store DIR")
+            })
     }
 }
 

@@ -58,6 +58,8 @@ impl Cat {
                 .map_err(|e| Error::io("standard output", e))?;
             offset += bytes.len() as u64;
         }
-        std::io::stdout().flush().map_err(|e| Error::io("standard output", e))
+        std::io::stdout()
+            .flush()
+            .map_err(|e| Error::io("standard output", e))
     }
 }

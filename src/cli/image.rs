@@ -108,13 +108,22 @@ impl Convert {
             ..convert::Options::default()
         };
         let bar = output.progress("converting");
-        let report = convert::convert(&*from, &location, &*to, &to_location, &options, &|progress| {
-            bar.set_length(progress.total);
-            bar.set_position(progress.done);
-        })
+        let report = convert::convert(
+            &*from,
+            &location,
+            &*to,
+            &to_location,
+            &options,
+            &|progress| {
+                bar.set_length(progress.total);
+                bar.set_position(progress.done);
+            },
+        )
         .await?;
         bar.finish_and_clear();
-        output.result(&report, || format!("{} -> {}\n{report}", self.source, self.destination))
+        output.result(&report, || {
+            format!("{} -> {}\n{report}", self.source, self.destination)
+        })
     }
 }
 
@@ -123,8 +132,11 @@ impl Convert {
 impl Sign {
     async fn run(self, output: &Output) -> Result<()> {
         let Reference::Registry(identity) = &self.reference else {
-            return Err(Error::unsupported(format!("{}: only images in a registry are signed", self.reference))
-                .with_hint("copy it to a registry first: the signature names the repository"));
+            return Err(Error::unsupported(format!(
+                "{}: only images in a registry are signed",
+                self.reference
+            ))
+            .with_hint("copy it to a registry first: the signature names the repository"));
         };
         let name = self.key.display().to_string();
         let pem = std::fs::read(&self.key)
@@ -137,7 +149,10 @@ impl Sign {
         let digest = repository.manifest(&location).await?.digest;
         let signed = sign::sign(&key, identity, &digest, &*repository, &*writer).await?;
         output.result(&signed, || {
-            format!("{} signed as {} (tag {})", signed.digest, signed.identity, signed.tag)
+            format!(
+                "{} signed as {} (tag {})",
+                signed.digest, signed.identity, signed.tag
+            )
         })
     }
 }
@@ -166,6 +181,8 @@ impl Keygen {
         write(&private_file, &private, 0o600)?;
         write(&public_file, &public, 0o644)?;
         let made = serde_json::json!({ "private": private_file, "public": public_file });
-        output.result(&made, || format!("{} and {}", private_file.display(), public_file.display()))
+        output.result(&made, || {
+            format!("{} and {}", private_file.display(), public_file.display())
+        })
     }
 }

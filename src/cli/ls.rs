@@ -100,7 +100,10 @@ fn list(tree: &Tree, directory: Ino, recursive: bool, lines: &mut Vec<Line>) {
 fn text(lines: &[Line]) -> String {
     let mut text = String::new();
     for line in lines {
-        let target = line.target.as_ref().map_or_else(String::new, |t| format!(" -> {t}"));
+        let target = line
+            .target
+            .as_ref()
+            .map_or_else(String::new, |t| format!(" -> {t}"));
         // Writing to a String cannot fail.
         let _ok = writeln!(
             text,
@@ -133,7 +136,9 @@ impl Line {
             size: attributes.size,
             nlink: attributes.nlink,
             mtime: attributes.mtime,
-            target: tree.read_link(ino).map(|t| String::from_utf8_lossy(t).into_owned()),
+            target: tree
+                .read_link(ino)
+                .map(|t| String::from_utf8_lossy(t).into_owned()),
         }
     }
 }
@@ -162,7 +167,12 @@ mod tests {
 
     #[test]
     fn permissions_as_ls_prints_them() {
-        for (mode, want) in [(0o755, "rwxr-xr-x"), (0o4755, "rwsr-xr-x"), (0o1777, "rwxrwxrwt"), (0o2640, "rw-r-S---")] {
+        for (mode, want) in [
+            (0o755, "rwxr-xr-x"),
+            (0o4755, "rwsr-xr-x"),
+            (0o1777, "rwxrwxrwt"),
+            (0o2640, "rw-r-S---"),
+        ] {
             assert_eq!(permissions(mode), want);
         }
     }

@@ -103,7 +103,11 @@ impl Mount {
     pub(super) fn run(self, output: &Output) -> Result<()> {
         if self.daemon {
             let arguments = std::env::args_os().skip(1).map(|argument| {
-                if argument == "--daemon" { OsString::from(DAEMON_CHILD) } else { argument }
+                if argument == "--daemon" {
+                    OsString::from(DAEMON_CHILD)
+                } else {
+                    argument
+                }
             });
             let pid = daemon::Starting::spawn(arguments)?.wait_ready()?;
             let directory = self.directory.display().to_string();
@@ -145,8 +149,8 @@ impl Mount {
         let started = Instant::now();
         // Caught before the mount, so that none comes in between and leaves a dead one.
         let stop = StopSignals::catch()?;
-        let report = signal(SignalKind::user_defined1())
-            .map_err(|e| Error::io("signal handler", e))?;
+        let report =
+            signal(SignalKind::user_defined1()).map_err(|e| Error::io("signal handler", e))?;
         let opener = opener(&self.registry, &self.trust, &self.keys, &self.store)?;
         let (repository, location) = self.registry.access()?.open(&self.reference).await?;
         let image = opener.open(&self.reference, &repository, &location).await?;
@@ -156,7 +160,13 @@ impl Mount {
         };
         let reader = Arc::clone(&image.engine) as Arc<dyn ReadFile>;
         let mounted = mount::mount(Arc::clone(&image.tree), reader, &self.directory, &options)?;
-        Ok(Serving { image, mounted, stop, report, seconds: started.elapsed().as_secs_f64() })
+        Ok(Serving {
+            image,
+            mounted,
+            stop,
+            report,
+            seconds: started.elapsed().as_secs_f64(),
+        })
     }
 }
 
@@ -209,7 +219,13 @@ impl Serving {
 
     /// Serves until unmounted; writes statistics when asked and at the end.
     async fn serve(self, stats: Option<&Path>) -> Result<()> {
-        let Self { image, mounted, stop, mut report, .. } = self;
+        let Self {
+            image,
+            mounted,
+            stop,
+            mut report,
+            ..
+        } = self;
         let serving = mounted.serve(stop);
         tokio::pin!(serving);
         let result = loop {
@@ -253,8 +269,10 @@ fn write_stats(image: &OpenImage, file: Option<&Path>) -> Result<()> {
 
 impl Umount {
     pub(super) fn run(self, output: &Output) -> Result<()> {
-        let options =
-            UmountOptions { lazy: self.lazy, timeout: Duration::from_secs(self.timeout) };
+        let options = UmountOptions {
+            lazy: self.lazy,
+            timeout: Duration::from_secs(self.timeout),
+        };
         mount::umount(&self.directory, options)?;
         let directory = self.directory.display().to_string();
         output.result(&serde_json::json!({ "unmounted": directory }), || {

@@ -25,7 +25,11 @@ impl Output {
     }
 
     /// Prints one result: `value` as a line of JSON, or `text`.
-    pub(super) fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    pub(super) fn result(
+        &self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<()> {
         let line = if self.json {
             serde_json::to_string(value)
                 .map_err(|e| Error::internal("printing JSON").with_source(e))?
@@ -46,7 +50,9 @@ impl Output {
             })
             .to_string()
         } else {
-            let hint = error.hint().map_or_else(String::new, |hint| format!("\nhint: {hint}"));
+            let hint = error
+                .hint()
+                .map_or_else(String::new, |hint| format!("\nhint: {hint}"));
             format!("nacre: {error}{hint}")
         };
         // There is nowhere left to say that standard error is gone.

@@ -51,7 +51,9 @@ impl Pull {
     pub(super) async fn run(self, output: &Output) -> Result<()> {
         let opener = opener(&self.registry, &self.trust, &self.keys, &StoreArgs::none())?;
         let (repository, location) = self.registry.access()?.open(&self.reference).await?;
-        let grant = opener.admit(&self.reference, &*repository, &location).await?;
+        let grant = opener
+            .admit(&self.reference, &*repository, &location)
+            .await?;
         let config = read_config(&grant, &*repository).await?;
         let layers = layers(&opener, &grant, &config, &repository).await?;
         let count = layers.len();
@@ -59,7 +61,10 @@ impl Pull {
         bar.set_length(grant.manifest().layers.iter().map(|layer| layer.size).sum());
         let seen = bar.clone();
         let options = RuntimeOptions::default();
-        bundle::create(layers, config, &self.directory, options, move |n| seen.inc(n)).await?;
+        bundle::create(layers, config, &self.directory, options, move |n| {
+            seen.inc(n)
+        })
+        .await?;
         bar.finish_and_clear();
         let pulled = Pulled {
             grant: &grant,

@@ -65,10 +65,13 @@ pub async fn inspect(
             let chosen = Location::Digest(index.choose(platform)?.digest.clone());
             let image = repository.manifest(&chosen).await?;
             match image.parse()? {
-                Document::Manifest(manifest) => Ok(report(Some(raw.digest), &image, &manifest.layers)),
-                Document::Index(_) => {
-                    Err(Error::invalid(format!("index {}: names another index", raw.digest)))
+                Document::Manifest(manifest) => {
+                    Ok(report(Some(raw.digest), &image, &manifest.layers))
                 }
+                Document::Index(_) => Err(Error::invalid(format!(
+                    "index {}: names another index",
+                    raw.digest
+                ))),
             }
         }
     }
@@ -94,12 +97,16 @@ fn report(index_digest: Option<Digest>, raw: &RawManifest, layers: &[Descriptor]
 
 impl LayerReport {
     fn of(layer: &Descriptor) -> Self {
-        let (index, why_not) = match (media_type::layer_kind(&layer.media_type), Binding::of(layer)) {
+        let (index, why_not) = match (
+            media_type::layer_kind(&layer.media_type),
+            Binding::of(layer),
+        ) {
             (None, _) => (None, Some("not a tar layer".to_owned())),
             (Some(_), Ok(Some(binding))) => (Some(binding.format().to_owned()), None),
-            (Some(_), Ok(None)) => {
-                (None, Some("no index annotation; see `nacre image convert`".to_owned()))
-            }
+            (Some(_), Ok(None)) => (
+                None,
+                Some("no index annotation; see `nacre image convert`".to_owned()),
+            ),
             (Some(_), Err(error)) => (None, Some(error.to_string())),
         };
         Self {

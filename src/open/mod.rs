@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use futures::future::try_join_all;
 
-use self::whole::Whole;
 pub use self::inspect::{ImageReport, LayerReport, inspect};
+use self::whole::Whole;
 use crate::{
     engine::{Engine, EngineConfig, LayerData},
     error::{Error, Result},
@@ -81,7 +81,12 @@ impl OpenImage {
     /// Bytes of all its blobs.
     #[must_use]
     pub fn blob_bytes(&self) -> u64 {
-        self.grant.manifest().layers.iter().map(|layer| layer.size).sum()
+        self.grant
+            .manifest()
+            .layers
+            .iter()
+            .map(|layer| layer.size)
+            .sum()
     }
 }
 
@@ -156,7 +161,12 @@ impl Opener {
     /// `Unsupported` if a layer is not a tar archive, `Denied` if a key is missing or wrong.
     pub async fn layers(&self, grant: &Grant, repository: &dyn Repository) -> Result<Vec<Layer>> {
         let authenticate = grant.class() == Class::EncryptedUnsigned;
-        self.ready(grant, |descriptor| repository.blob(descriptor), authenticate).await
+        self.ready(
+            grant,
+            |descriptor| repository.blob(descriptor),
+            authenticate,
+        )
+        .await
     }
 
     /// The layers of an admitted image, keys unwrapped, to be read whole: a stream ends well only
@@ -220,11 +230,13 @@ type Opened = (Vec<Entry>, index::ChunkTable, u64);
 async fn open_index(layer: &Layer, class: Class) -> Result<Opened> {
     let digest = &layer.descriptor.digest;
     let Some(binding) = Binding::of(&layer.descriptor)? else {
-        return Err(Error::unsupported(format!("layer {digest}: no index that the manifest vouches for"))
-            .with_hint(
-                "make a lazy image with `nacre image convert SRC DST --format estargz`, then encrypt \
+        return Err(Error::unsupported(format!(
+            "layer {digest}: no index that the manifest vouches for"
+        ))
+        .with_hint(
+            "make a lazy image with `nacre image convert SRC DST --format estargz`, then encrypt \
                  and sign that; or unpack this one with `nacre pull`",
-            ));
+        ));
     };
     let verified = index::open(&*layer.source, &binding).await.map_err(|e| {
         // A wrong key gives garbage where the index should be.
