@@ -1,0 +1,315 @@
+//! The keys that are configured, and the search for one that opens a layer.
+//!
+//! What costs nothing is tried first: private keys on JWE packets, then local keys on CoCo packets,
+//! then key providers. All packets of a layer wrap the same options, so the first that opens decides.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use zeroize::Zeroizing;
+
+use super::{
+    CocoKeyFile, KeyConfig, LayerKey,
+    config::read_bounded,
+    provider::{Provider, Providers},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    oci::Descriptor,
+    ocicrypt::{
+        Annotations, Packet, PacketInfo, PacketKind,
+        coco::CocoPacket,
+        is_encrypted,
+        jwe::Jwe,
+        private_key::{MAX_KEY_FILE, PrivateKey},
+    },
+};
+
+/// Opens layers with the keys that are configured. Cheap to clone.
+#[derive(Clone)]
+pub struct Keyring(Arc<Inner>);
+
+struct Inner {
+    private_keys: Vec<(PathBuf, PrivateKey)>,
+    coco_keys: Vec<CocoKey>,
+    providers: Providers,
+    params: BTreeMap<String, Vec<String>>,
+    deadline: Duration,
+}
+
+struct CocoKey {
+    kid: Option<String>,
+    path: PathBuf,
+    key: Zeroizing<[u8; 32]>,
+}
+
+type PrivateOptions = Zeroizing<Vec<u8>>;
+
+// === impl Keyring ===
+
+impl Keyring {
+    /// Reads the key files and the key providers' configuration; asks no provider.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`, `Invalid`, `Denied` (a password is missing) or `Unsupported`, naming the
+    /// file.
+    pub fn new(config: &KeyConfig) -> Result<Self> {
+        let private_keys = config
+            .private_keys
+            .iter()
+            .map(|file| {
+                let name = |e: Error| e.context(format!("key {}", file.path.display()));
+                let password = file.read_password()?;
+                let bytes =
+                    read_bounded(&file.path, MAX_KEY_FILE).map_err(|e| e.context("private key"))?;
+                let password = password.as_ref().map(|p| &p[..]);
+                let key = PrivateKey::parse(&bytes, password).map_err(name)?;
+                Ok((file.path.clone(), key))
+            })
+            .collect::<Result<_>>()?;
+        let coco_keys = config
+            .coco_keys
+            .iter()
+            .map(|file: &CocoKeyFile| {
+                Ok(CocoKey {
+                    kid: file.kid.clone(),
+                    path: file.path.clone(),
+                    key: file.read()?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self(Arc::new(Inner {
+            private_keys,
+            coco_keys,
+            providers: Providers::read(config.keyprovider_config.as_deref())?,
+            params: config.provider_params.clone(),
+            deadline: config.deadline,
+        })))
+    }
+
+    /// Finds the key of an encrypted layer.
+    ///
+    /// # Errors
+    /// `Denied` if no key is configured for it or none opens it, `Unavailable` if a key provider
+    /// did not answer, `Unsupported` for packets nacre does not know, `Invalid` if the annotations
+    /// are malformed or the layer is not encrypted.
+    pub fn unwrap<'a>(&'a self, layer: &'a Descriptor) -> BoxFuture<'a, Result<LayerKey>> {
+        Box::pin(async move {
+            self.search(layer)
+                .await
+                .map_err(|e| e.context(format!("layer {}", layer.digest)))
+        })
+    }
+
+    async fn search(&self, layer: &Descriptor) -> Result<LayerKey> {
+        if !is_encrypted(layer) {
+            return Err(Error::invalid(format!(
+                "not encrypted: its media type is {:?}",
+                layer.media_type
+            )));
+        }
+        let annotations = Annotations::parse(layer)?;
+        if annotations.packets.is_empty() {
+            return Err(Error::invalid("encrypted, but no annotation holds its key"));
+        }
+        let options = annotations.options;
+        let infos: Vec<PacketInfo> = annotations.packets.iter().map(Packet::info).collect();
+        let (jwe, others): (Vec<_>, Vec<_>) = annotations
+            .packets
+            .into_iter()
+            .partition(|p| p.kind == PacketKind::Jwe);
+
+        let mut failures = Vec::new();
+        if !jwe.is_empty() && !self.0.private_keys.is_empty() {
+            // RSA operations by the dozen do not belong on a thread that others wait for.
+            let keyring = self.clone();
+            let opened = tokio::task::spawn_blocking(move || keyring.open_jwe(&jwe))
+                .await
+                .map_err(|_| Error::internal("the task that opens JWE packets ended early"))?;
+            match opened {
+                Ok(private) => return options.join(&private, "jwe"),
+                Err(errors) => failures.extend(errors),
+            }
+        }
+        for packet in &others {
+            match self.open_coco(packet, &mut failures) {
+                Some(private) => return options.join(&private, "coco"),
+                None => continue,
+            }
+        }
+        for packet in &others {
+            let PacketKind::Provider(name) = &packet.kind else {
+                continue;
+            };
+            let Some(provider) = self.0.providers.by_name(name) else {
+                continue;
+            };
+            match self.ask(name, provider, packet).await {
+                Ok(private) => return options.join(&private, "provider"),
+                Err(error) => failures.push(error),
+            }
+        }
+        Err(if failures.is_empty() {
+            self.no_key(&infos)
+        } else {
+            none_opens(failures)
+        })
+    }
+
+    fn open_jwe(&self, packets: &[Packet]) -> Result<PrivateOptions, Vec<Error>> {
+        let mut failures = Vec::new();
+        for packet in packets {
+            let jwe = match Jwe::parse(&packet.bytes) {
+                Ok(jwe) => jwe,
+                Err(error) => {
+                    failures.push(error);
+                    continue;
+                }
+            };
+            for (path, key) in &self.0.private_keys {
+                match jwe.open(key) {
+                    Ok(private) => return Ok(private),
+                    Err(error) => failures.push(error.context(path.display().to_string())),
+                }
+            }
+        }
+        Err(failures)
+    }
+
+    fn open_coco(&self, packet: &Packet, failures: &mut Vec<Error>) -> Option<PrivateOptions> {
+        if !matches!(packet.kind, PacketKind::Provider(_)) || self.0.coco_keys.is_empty() {
+            return None;
+        }
+        let coco = match CocoPacket::parse(&packet.bytes) {
+            Ok(coco) => coco,
+            // Another provider's packet is not a failure; a later version of CoCo's is.
+            Err(error) if error.kind() == Kind::Invalid => return None,
+            Err(error) => {
+                failures.push(error);
+                return None;
+            }
+        };
+        for key in &self.0.coco_keys {
+            if key.kid.as_ref().is_some_and(|kid| !coco.is_for(kid)) {
+                continue;
+            }
+            match coco.open(&key.key) {
+                Ok(private) => return Some(private),
+                Err(error) => failures.push(error.context(key.path.display().to_string())),
+            }
+        }
+        None
+    }
+
+    async fn ask(
+        &self,
+        name: &str,
+        provider: &Provider,
+        packet: &Packet,
+    ) -> Result<PrivateOptions> {
+        let params = self.0.params.get(name).map_or(&[][..], Vec::as_slice);
+        provider
+            .unwrap(name, params, &packet.bytes, self.0.deadline)
+            .await
+            .map_err(|e| e.context(format!("key provider {name:?}")))
+    }
+
+    /// Nothing was tried: says what could open the layer, and how it is given.
+    fn no_key(&self, packets: &[PacketInfo]) -> Error {
+        let mut have = Vec::new();
+        let mut hints = Vec::new();
+        for packet in packets {
+            let mut text = packet.kind.clone();
+            if let Some(recipients) = packet.recipients {
+                text += &format!(
+                    " ({recipients} recipient{})",
+                    if recipients == 1 { "" } else { "s" }
+                );
+            }
+            if packet.kind == "jwe" {
+                hints.push("give a recipient's private key: --decryption-key FILE".to_owned());
+            }
+            if let Some(name) = packet.kind.strip_prefix("provider.") {
+                hints.push(self.0.providers.hint(name));
+            }
+            if let Some(kid) = &packet.kid {
+                text += &format!(" (key {kid:?})");
+                hints.push(format!("give the key itself: --coco-key {kid}=FILE"));
+            }
+            have.push(text);
+        }
+        if hints.is_empty() {
+            return Error::unsupported(format!(
+                "encrypted, and its key is wrapped only in ways that nacre does not open: {}",
+                joined(have, ", ")
+            ))
+            .with_hint("add a JWE recipient: skopeo copy --encryption-key jwe:PUBLIC-KEY ...");
+        }
+        Error::denied(format!(
+            "encrypted, and no key is configured for it; it can be opened through: {}",
+            joined(have, ", ")
+        ))
+        .with_hint(joined(hints, "; or "))
+    }
+}
+
+impl fmt::Debug for Keyring {
+    /// Says which keys there are, and nothing of them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let private: Vec<_> = self.0.private_keys.iter().map(|(path, _)| path).collect();
+        let coco: Vec<_> = self.0.coco_keys.iter().map(|key| &key.path).collect();
+        f.debug_struct("Keyring")
+            .field("private_keys", &private)
+            .field("coco_keys", &coco)
+            .field("providers", &self.0.providers)
+            .finish()
+    }
+}
+
+/// Keys were tried and none opened the layer. What can be retried decides the kind, then a refusal.
+fn none_opens(failures: Vec<Error>) -> Error {
+    let kind = [Kind::Unavailable, Kind::Denied]
+        .into_iter()
+        .find(|kind| failures.iter().any(|e| e.kind() == *kind))
+        .unwrap_or(failures[0].kind());
+    let hint = failures
+        .iter()
+        .find(|e| e.kind() == kind)
+        .and_then(|e| e.hint().map(ToOwned::to_owned))
+        .or_else(|| {
+            (kind == Kind::Denied)
+                .then(|| "the keys given belong to another recipient or another image".to_owned())
+        });
+    let texts = failures.iter().map(ToString::to_string).collect();
+    let error = Error::new(
+        kind,
+        format!(
+            "encrypted, and no configured key opens it: {}",
+            joined(texts, "; ")
+        ),
+    );
+    match hint {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    }
+}
+
+/// Joins texts, each once, and not more than a reader takes in.
+fn joined(texts: Vec<String>, separator: &str) -> String {
+    const MOST: usize = 8;
+    let mut unique: Vec<String> = Vec::new();
+    for text in texts {
+        if !unique.contains(&text) {
+            unique.push(text);
+        }
+    }
+    if unique.len() > MOST {
+        let more = unique.len() - MOST;
+        unique.truncate(MOST);
+        unique.push(format!("and {more} more"));
+    }
+    unique.join(separator)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,292 @@
+//! ocicrypt's key provider protocol, version 1: a JSON document each way, to a command or over gRPC.
+//!
+//! Go writes bytes as base64 and reads arrays too; the Rust side of Confidential Containers writes
+//! arrays and reads nothing else. So arrays are written and both are read.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::config::read_bounded;
+use crate::{
+    error::{Error, Kind, Result},
+    ocicrypt::json::{SecretBytes, UniqueMap},
+};
+
+mod cmd;
+mod grpc;
+
+/// The key providers that a configuration file names.
+#[derive(Default)]
+pub(super) struct Providers {
+    path: Option<PathBuf>,
+    exists: bool,
+    all: BTreeMap<String, Provider>,
+}
+
+/// How one key provider is reached.
+#[derive(Debug)]
+pub(super) enum Provider {
+    /// A command: request on its standard input, answer on its standard output.
+    Command { path: PathBuf, args: Vec<String> },
+    /// A gRPC server at `host:port`, without TLS.
+    Grpc(String),
+    /// A way that is known and not implemented.
+    Unsupported(&'static str),
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(rename = "key-providers", default)]
+    providers: UniqueMap<Attributes>,
+}
+
+#[derive(Deserialize)]
+struct Attributes {
+    #[serde(default)]
+    cmd: Option<Command>,
+    #[serde(default)]
+    grpc: Option<String>,
+    #[serde(default, rename = "grpc-tls")]
+    grpc_tls: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    ttrpc: Option<String>,
+    #[serde(default)]
+    native: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Command {
+    path: PathBuf,
+    #[serde(default)]
+    args: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    op: &'static str,
+    keywrapparams: WrapParams,
+    keyunwrapparams: UnwrapParams<'a>,
+}
+
+/// Always there and empty: CDH wants the field.
+#[derive(Serialize)]
+struct WrapParams {
+    ec: Option<()>,
+    optsdata: Option<()>,
+}
+
+#[derive(Serialize)]
+struct UnwrapParams<'a> {
+    dc: DecryptConfig<'a>,
+    annotation: &'a [u8],
+}
+
+#[derive(Serialize)]
+struct DecryptConfig<'a> {
+    #[serde(rename = "Parameters")]
+    parameters: BTreeMap<&'a str, Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    keyunwrapresults: Option<UnwrapResults>,
+}
+
+#[derive(Deserialize)]
+struct UnwrapResults {
+    optsdata: Option<SecretBytes>,
+}
+
+/// Largest configuration file.
+const MAX_FILE: usize = 1 << 20;
+/// Largest answer. Private options take 200 bytes, 800 as an array.
+const MAX_REPLY: usize = 1 << 20;
+/// ocicrypt's parameter where the user gave none.
+const ENABLED: &str = "Enabled";
+/// Most of what a provider says about its failure that goes into an error.
+const MAX_TEXT: usize = 300;
+
+// === impl Providers ===
+
+impl Providers {
+    /// Reads the configuration; a file that does not exist names no providers.
+    pub(super) fn read(path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else {
+            return Ok(Self::default());
+        };
+        let name = |e: Error| e.context("key provider configuration");
+        let file = match read_bounded(path, MAX_FILE) {
+            Ok(file) => file,
+            Err(error) if error.kind() == Kind::NotFound => {
+                return Ok(Self {
+                    path: Some(path.to_owned()),
+                    ..Self::default()
+                });
+            }
+            Err(error) => return Err(name(error)),
+        };
+        let all = parse(&file).map_err(|e| name(e.context(path.display().to_string())))?;
+        Ok(Self {
+            path: Some(path.to_owned()),
+            exists: true,
+            all,
+        })
+    }
+
+    pub(super) fn by_name(&self, name: &str) -> Option<&Provider> {
+        self.all.get(name)
+    }
+
+    /// What to do so that provider `name` is there.
+    pub(super) fn hint(&self, name: &str) -> String {
+        match &self.path {
+            None => format!(
+                "configure key provider {name:?} in the file that OCICRYPT_KEYPROVIDER_CONFIG names"
+            ),
+            Some(path) if !self.exists => format!(
+                "configure key provider {name:?}: {} does not exist",
+                path.display()
+            ),
+            Some(path) => format!("add key provider {name:?} to {}", path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for Providers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.all.keys()).finish()
+    }
+}
+
+// === impl Provider ===
+
+impl Provider {
+    /// Asks the provider called `name` to open a packet.
+    ///
+    /// # Errors
+    /// `Unavailable` if it is away, dies, or does not answer within `deadline`; `Denied` if it
+    /// refuses; `Invalid` if its answer is none; `Unsupported`.
+    pub(super) async fn unwrap(
+        &self,
+        name: &str,
+        params: &[String],
+        packet: &[u8],
+        deadline: Duration,
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        let request = request(name, params, packet);
+        let asked = async {
+            match self {
+                Self::Command { path, args } => cmd::ask(path, args, &request).await,
+                Self::Grpc(target) => grpc::ask(target, request).await,
+                Self::Unsupported(way) => Err(Error::unsupported(format!(
+                    "reached through {way}, which nacre does not speak; cmd and grpc are known"
+                ))),
+            }
+        };
+        let reply = tokio::time::timeout(deadline, asked).await.map_err(|_| {
+            Error::unavailable(format!("no answer within {} s", deadline.as_secs_f32()))
+        })??;
+        read_reply(&reply)
+    }
+}
+
+fn parse(json: &[u8]) -> Result<BTreeMap<String, Provider>> {
+    let file: File = serde_json::from_slice(json).map_err(|e| Error::invalid(e.to_string()))?;
+    file.providers
+        .0
+        .into_iter()
+        .map(|(name, attributes)| {
+            let provider = match attributes {
+                Attributes { cmd: Some(cmd), .. } => Provider::Command {
+                    path: cmd.path,
+                    args: cmd.args.unwrap_or_default(),
+                },
+                // Without TLS the layer key would cross the network in clear text.
+                Attributes {
+                    grpc: Some(target),
+                    grpc_tls,
+                    ..
+                } if !target.is_empty() => match grpc_tls {
+                    Some(_) => Provider::Unsupported("grpc with grpc-tls"),
+                    None => Provider::Grpc(target),
+                },
+                Attributes { ttrpc: Some(_), .. } => Provider::Unsupported("ttrpc"),
+                Attributes {
+                    native: Some(_), ..
+                } => Provider::Unsupported("native"),
+                _ => {
+                    return Err(Error::invalid(format!(
+                        "key provider {name:?} has none of cmd, grpc, ttrpc, native"
+                    )));
+                }
+            };
+            Ok((name, provider))
+        })
+        .collect()
+}
+
+fn request(name: &str, params: &[String], packet: &[u8]) -> Vec<u8> {
+    let params: Vec<String> = if params.is_empty() {
+        vec![STANDARD.encode(ENABLED)]
+    } else {
+        params.iter().map(|param| STANDARD.encode(param)).collect()
+    };
+    let request = Request {
+        op: "keyunwrap",
+        keywrapparams: WrapParams {
+            ec: None,
+            optsdata: None,
+        },
+        keyunwrapparams: UnwrapParams {
+            dc: DecryptConfig {
+                parameters: BTreeMap::from([(name, params)]),
+            },
+            annotation: packet,
+        },
+    };
+    serde_json::to_vec(&request).expect("text keys and numbers encode")
+}
+
+fn read_reply(reply: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    let parsed: Reply = serde_json::from_slice(reply).map_err(|e| {
+        // The message of a type error could quote the answer, which is a secret.
+        Error::invalid(format!(
+            "its answer of {} bytes is not the protocol's JSON (line {} column {})",
+            reply.len(),
+            e.line(),
+            e.column()
+        ))
+    })?;
+    parsed
+        .keyunwrapresults
+        .and_then(|results| results.optsdata)
+        .map(|data| data.0)
+        .filter(|data| !data.is_empty())
+        .ok_or_else(|| Error::denied("its answer holds no keyunwrapresults.optsdata"))
+}
+
+/// A provider's own words, made fit for an error message.
+fn told(text: &str) -> String {
+    let line: String = text
+        .trim()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MAX_TEXT)
+        .collect();
+    if line.is_empty() {
+        "without a word".to_owned()
+    } else {
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests;

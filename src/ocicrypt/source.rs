@@ -1,0 +1,191 @@
+//! Decryption as a wrapper around a blob source.
+//!
+//! A range is decrypted where it lies; it is authentic only as far as somebody above checks it (the
+//! chunk's digest). A stream is authenticated: its last bytes are given only after HMAC and plain
+//! digest agree.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, future::BoxFuture, stream};
+
+use super::{Authenticator, LayerCipher};
+use crate::{
+    error::{Error, Result},
+    keys::LayerKey,
+    oci::{Digest, Hasher},
+    source::{BlobSource, BlobStream},
+};
+
+/// The plain blob of an encrypted blob. Offsets and size are the same: the cipher is CTR.
+#[derive(Debug)]
+pub struct DecryptingSource {
+    ciphertext: Arc<dyn BlobSource>,
+    key: LayerKey,
+    cipher: LayerCipher,
+}
+
+/// A stream under way.
+struct Reading {
+    ciphertext: BlobStream,
+    cipher: LayerCipher,
+    verdict: Option<Verdict>,
+    offset: u64,
+    size: u64,
+    digest: Digest,
+}
+
+/// What decides about a whole blob.
+struct Verdict {
+    authenticator: Authenticator,
+    plain: Option<(Hasher, Digest)>,
+}
+
+/// Reads the whole ciphertext once and checks its HMAC.
+///
+/// # Errors
+/// `Corrupt` if the blob is not what was encrypted, and what the source says.
+pub async fn authenticate(ciphertext: &dyn BlobSource, key: &LayerKey) -> Result<()> {
+    let mut authenticator = Authenticator::of(key);
+    let mut stream = ciphertext.stream().await?;
+    let mut size = 0;
+    while let Some(piece) = stream.next().await {
+        let piece = piece?;
+        size += piece.len() as u64;
+        authenticator.update(&piece);
+    }
+    if size != ciphertext.size() {
+        return Err(wrong_size(ciphertext.digest(), size, ciphertext.size()));
+    }
+    if authenticator.verify() {
+        Ok(())
+    } else {
+        Err(hmac_mismatch(ciphertext.digest()))
+    }
+}
+
+// === impl DecryptingSource ===
+
+impl DecryptingSource {
+    /// Decrypts what `ciphertext` gives.
+    #[must_use]
+    #[allow(clippy::new_ret_no_self)]
+    pub fn new(ciphertext: Arc<dyn BlobSource>, key: &LayerKey) -> Arc<dyn BlobSource> {
+        Arc::new(Self {
+            ciphertext,
+            key: key.clone(),
+            cipher: LayerCipher::of(key),
+        })
+    }
+}
+
+impl BlobSource for DecryptingSource {
+    fn digest(&self) -> &Digest {
+        self.ciphertext.digest()
+    }
+
+    fn size(&self) -> u64 {
+        self.ciphertext.size()
+    }
+
+    fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        Box::pin(async move {
+            let offset = range.start;
+            let mut bytes = unshared(self.ciphertext.read_at(range).await?);
+            self.cipher.apply(offset, &mut bytes);
+            Ok(bytes.freeze())
+        })
+    }
+
+    fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
+        Box::pin(async move {
+            let reading = Reading {
+                ciphertext: self.ciphertext.stream().await?,
+                cipher: self.cipher.clone(),
+                verdict: Some(Verdict {
+                    authenticator: Authenticator::of(&self.key),
+                    plain: self.key.plain_digest().map(|d| (d.hasher(), d.clone())),
+                }),
+                offset: 0,
+                size: self.size(),
+                digest: self.digest().clone(),
+            };
+            Ok(stream::try_unfold(reading, Reading::next).boxed())
+        })
+    }
+}
+
+// === impl Reading ===
+
+impl Reading {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>> {
+        let Some(piece) = self.ciphertext.next().await else {
+            if self.offset != self.size {
+                return Err(wrong_size(&self.digest, self.offset, self.size));
+            }
+            // Still here only if the blob is empty.
+            self.decide()?;
+            return Ok(None);
+        };
+        let piece = piece?;
+        let end = self.offset + piece.len() as u64;
+        if end > self.size {
+            return Err(wrong_size(&self.digest, end, self.size));
+        }
+        if let Some(verdict) = &mut self.verdict {
+            verdict.authenticator.update(&piece);
+        }
+        let mut bytes = unshared(piece);
+        self.cipher.apply(self.offset, &mut bytes);
+        if let Some((hasher, _)) = self.verdict.as_mut().and_then(|v| v.plain.as_mut()) {
+            hasher.update(&bytes);
+        }
+        self.offset = end;
+        if end == self.size {
+            // Before the last piece is given, so that nobody has the whole without the verdict.
+            self.decide()?;
+        }
+        Ok(Some((bytes.freeze(), self)))
+    }
+
+    fn decide(&mut self) -> Result<()> {
+        let Some(verdict) = self.verdict.take() else {
+            return Ok(());
+        };
+        if !verdict.authenticator.verify() {
+            return Err(hmac_mismatch(&self.digest));
+        }
+        if let Some((hasher, expected)) = verdict.plain
+            && hasher.finish() != expected
+        {
+            return Err(Error::corrupt(format!(
+                "layer {}: the decrypted blob has not the digest {expected} that was wrapped with \
+                 the key",
+                self.digest
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The same bytes, writable; copied only if somebody else holds them too.
+fn unshared(bytes: Bytes) -> BytesMut {
+    bytes
+        .try_into_mut()
+        .unwrap_or_else(|shared| BytesMut::from(&shared[..]))
+}
+
+fn hmac_mismatch(digest: &Digest) -> Error {
+    Error::corrupt(format!(
+        "layer {digest}: HMAC mismatch: the blob is not what was encrypted"
+    ))
+}
+
+fn wrong_size(digest: &Digest, got: u64, want: u64) -> Error {
+    Error::corrupt(format!(
+        "layer {digest}: {got} bytes where the descriptor says {want}"
+    ))
+}
+
+#[cfg(test)]
+mod tests;
