@@ -10,6 +10,7 @@ pub mod media_type;
 mod platform;
 mod reference;
 
+pub(crate) use self::manifest::MAX_MANIFEST;
 pub use self::{
     config::{ImageConfig, RootFs, RunConfig},
     digest::{Digest, Hasher, Sha256Digest},

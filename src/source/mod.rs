@@ -2,7 +2,8 @@
 //!
 //! Two small traits, each implemented by a registry (`registry`) and an OCI layout directory
 //! (`layout`). Whatever else happens to bytes on the way (retry, decryption, accounting, faults)
-//! is a wrapper around them. `contract` holds the test suite that every implementation passes.
+//! is a wrapper around them. `tests/source_contract.rs` holds the test suite that every implementation
+//! passes.
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -18,9 +19,18 @@ use crate::{
     oci::{Descriptor, Digest, Location, RawManifest},
 };
 
+mod access;
+pub mod layout;
+mod referrers;
+pub mod registry;
 mod traffic;
+mod verified;
 
-pub use self::traffic::{Traffic, TrafficSnapshot};
+pub use self::{
+    access::Access,
+    traffic::{Traffic, TrafficSnapshot},
+    verified::stream_verified,
+};
 
 /// A blob's bytes from first to last, in pieces of any size.
 pub type BlobStream = BoxStream<'static, Result<Bytes>>;
@@ -190,6 +200,32 @@ impl BlobSource for MemoryBlob {
         let bytes = self.bytes.clone();
         Box::pin(async move { Ok(stream::once(async move { Ok(bytes) }).boxed()) })
     }
+}
+
+/// The check that every `put_blob` begins with: what can be known without reading a file.
+async fn check_content(descriptor: &Descriptor, content: &BlobContent) -> Result<()> {
+    let digest = &descriptor.digest;
+    let size = match content {
+        BlobContent::Bytes(bytes) => bytes.len() as u64,
+        BlobContent::File(path) => tokio::fs::metadata(path)
+            .await
+            .map_err(|e| Error::io(format!("blob {digest}: file {}", path.display()), e))?
+            .len(),
+    };
+    if size != descriptor.size {
+        return Err(Error::corrupt(format!(
+            "blob {digest}: {size} bytes to write where the descriptor says {}",
+            descriptor.size
+        )));
+    }
+    if let BlobContent::Bytes(bytes) = content
+        && !digest.matches(bytes)
+    {
+        return Err(Error::corrupt(format!(
+            "blob {digest}: the content to write has another digest"
+        )));
+    }
+    Ok(())
 }
 
 /// The check that every `read_at` begins with.

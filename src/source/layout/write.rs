@@ -1,0 +1,258 @@
+//! Writes images into a layout directory: every file appears whole or not at all.
+//!
+//! `index.json` is changed under a lock on the `oci-layout` file, so that writers of several
+//! processes do not lose each other's entries.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use futures::future::BoxFuture;
+use rustix::fs::{FlockOperation, flock};
+
+use super::{blob_path, blocking, index, name};
+use crate::{
+    error::{Error, Result},
+    oci::{Descriptor, Digest, Document, Location, RawManifest},
+    source::{BlobContent, RepositoryWriter, check_content},
+};
+
+/// A layout directory that is written.
+#[derive(Debug)]
+pub struct LayoutWriter {
+    root: PathBuf,
+}
+
+/// The `oci-layout` file.
+const MARKER: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// Bytes copied at a time.
+const PIECE: usize = 256 << 10;
+
+// === impl LayoutWriter ===
+
+impl LayoutWriter {
+    /// Writes to `directory`, which becomes a layout if it does not exist or is empty.
+    ///
+    /// # Errors
+    /// `Invalid` if it is neither a layout nor empty, `Io` if it cannot be made.
+    pub async fn create(directory: &Path) -> Result<Self> {
+        let root = directory.to_owned();
+        blocking(move || {
+            prepare(&root)?;
+            Ok(Self { root })
+        })
+        .await
+    }
+}
+
+impl RepositoryWriter for LayoutWriter {
+    fn name(&self) -> String {
+        name(&self.root)
+    }
+
+    fn put_blob<'a>(
+        &'a self,
+        descriptor: &'a Descriptor,
+        content: BlobContent,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            check_content(descriptor, &content).await?;
+            let (root, descriptor) = (self.root.clone(), descriptor.clone());
+            blocking(move || put_blob(&root, &descriptor, content)).await
+        })
+    }
+
+    fn put_manifest<'a>(
+        &'a self,
+        location: &'a Location,
+        manifest: &'a RawManifest,
+    ) -> BoxFuture<'a, Result<()>> {
+        let (root, location) = (self.root.clone(), location.clone());
+        let manifest = manifest.clone();
+        Box::pin(blocking(move || put_manifest(&root, &location, &manifest)))
+    }
+}
+
+fn prepare(root: &Path) -> Result<()> {
+    let io = |e| Error::io(name(root), e);
+    fs::create_dir_all(root).map_err(io)?;
+    let marker = root.join("oci-layout");
+    if !marker.try_exists().map_err(io)? {
+        let strangers = fs::read_dir(root).map_err(io)?.flatten().any(|entry| {
+            let known = entry.file_name();
+            known != "blobs" && known != "index.json" && known != "oci-layout"
+        });
+        if strangers {
+            return Err(Error::invalid(format!(
+                "{}: neither empty nor an OCI image layout",
+                name(root)
+            )));
+        }
+        replace(root, &marker, MARKER.as_bytes()).map_err(io)?;
+    }
+    fs::create_dir_all(root.join("blobs/sha256")).map_err(io)?;
+    let _lock = lock(root)?;
+    if !root.join("index.json").try_exists().map_err(io)? {
+        write_index(root, &index::empty())?;
+    }
+    Ok(())
+}
+
+fn put_blob(root: &Path, descriptor: &Descriptor, content: BlobContent) -> Result<()> {
+    let digest = &descriptor.digest;
+    let what = || format!("blob {digest} to {}", name(root));
+    let io = |e| Error::io(what(), e);
+    let path = blob_path(root, digest);
+    if fs::metadata(&path).is_ok_and(|known| known.is_file() && known.len() == descriptor.size) {
+        return Ok(());
+    }
+    let parent = root.join("blobs").join(digest.algorithm());
+    fs::create_dir_all(&parent).map_err(io)?;
+    let mut temporary = Temporary::new(&parent).map_err(io)?;
+    match content {
+        // Its digest has been checked already.
+        BlobContent::Bytes(bytes) => temporary.file.write_all(&bytes).map_err(io)?,
+        BlobContent::File(from) => {
+            let found = copy(&from, &mut temporary.file, digest).map_err(io)?;
+            if found != *digest {
+                return Err(Error::corrupt(format!(
+                    "{}: {} has digest {found}",
+                    what(),
+                    from.display()
+                )));
+            }
+        }
+    }
+    temporary.become_file(&path).map_err(io)
+}
+
+/// Copies a file and returns its digest, of the algorithm of `like`.
+fn copy(from: &Path, to: &mut File, like: &Digest) -> io::Result<Digest> {
+    let mut from = File::open(from)?;
+    let mut hasher = like.hasher();
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = from.read(&mut piece)?;
+        if read == 0 {
+            return Ok(hasher.finish());
+        }
+        hasher.update(&piece[..read]);
+        to.write_all(&piece[..read])?;
+    }
+}
+
+fn put_manifest(root: &Path, location: &Location, manifest: &RawManifest) -> Result<()> {
+    let named = match location {
+        Location::Digest(digest) if !digest.matches(&manifest.bytes) => {
+            return Err(Error::invalid(format!(
+                "manifest {}: written as {digest}",
+                manifest.digest
+            )));
+        }
+        Location::Digest(digest) => digest,
+        Location::Tag(_) => &manifest.digest,
+    };
+    let mut entry = Descriptor {
+        digest: named.clone(),
+        ..manifest.descriptor()
+    };
+    put_blob(root, &entry, BlobContent::Bytes(manifest.bytes.clone()))?;
+    let _lock = lock(root)?;
+    let mut list = index::read(root)?;
+    match location {
+        Location::Tag(tag) => {
+            // The tag moves; a manifest written by digest before gets its name. The manifests that
+            // an index names are found through it.
+            let children = children(manifest);
+            list.manifests.retain(|known| match index::tag(known) {
+                Some(known) => known != tag,
+                None => known.digest != entry.digest && !children.contains(&known.digest),
+            });
+            entry
+                .annotations
+                .insert(index::REF_NAME.to_owned(), tag.clone());
+            list.manifests.push(entry);
+        }
+        Location::Digest(_) => {
+            if list
+                .manifests
+                .iter()
+                .any(|known| known.digest == entry.digest)
+            {
+                return Ok(());
+            }
+            list.manifests.push(entry);
+        }
+    }
+    write_index(root, &list)
+}
+
+fn children(manifest: &RawManifest) -> Vec<Digest> {
+    match manifest.parse() {
+        Ok(Document::Index(index)) => index.manifests.into_iter().map(|d| d.digest).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Exclusive until dropped.
+fn lock(root: &Path) -> Result<File> {
+    let io = |e: io::Error| Error::io(format!("lock of {}", name(root)), e);
+    let file = File::open(root.join("oci-layout")).map_err(io)?;
+    flock(&file, FlockOperation::LockExclusive).map_err(|e| io(e.into()))?;
+    Ok(file)
+}
+
+fn write_index(root: &Path, list: &crate::oci::Index) -> Result<()> {
+    let path = root.join("index.json");
+    let bytes = serde_json::to_vec(list)
+        .map_err(|e| Error::internal(path.display().to_string()).with_source(e))?;
+    replace(root, &path, &bytes).map_err(|e| Error::io(path.display().to_string(), e))
+}
+
+/// Puts a file in place of what was there.
+fn replace(directory: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = Temporary::new(directory)?;
+    temporary.file.write_all(bytes)?;
+    temporary.become_file(path)
+}
+
+/// A file that is removed unless it becomes one with a name.
+struct Temporary {
+    path: PathBuf,
+    file: File,
+    kept: bool,
+}
+
+// === impl Temporary ===
+
+impl Temporary {
+    fn new(directory: &Path) -> io::Result<Self> {
+        let random = getrandom::u64().map_err(io::Error::other)?;
+        let path = directory.join(format!(".nacre-{random:016x}"));
+        let file = File::create_new(&path)?;
+        Ok(Self {
+            path,
+            file,
+            kept: false,
+        })
+    }
+
+    fn become_file(mut self, path: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::rename(&self.path, path)?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.kept {
+            // Nothing more can be done than leave it to the next clean-up.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

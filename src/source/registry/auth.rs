@@ -1,0 +1,353 @@
+//! Authorization for one registry: basic, or bearer tokens kept by scope and renewed at use.
+//!
+//! Follows the distribution project's token specification: `GET realm?service&scope` with user and
+//! password or without, `POST realm` with a refresh token (OAuth 2).
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use reqwest::{
+    StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE},
+};
+use serde::Deserialize;
+use url::{Url, form_urlencoded};
+use zeroize::Zeroizing;
+
+use super::{
+    challenge::{self, Challenge},
+    credentials::{Credentials, Login},
+    retry::{Environment, Failure},
+    secret::Secret,
+    transport,
+};
+use crate::{
+    error::{Error, Result},
+    source::Traffic,
+};
+
+/// What a request may do, in the token specification's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Actions {
+    /// Read.
+    Pull,
+    /// Read and write.
+    PullPush,
+}
+
+/// The authorizations of one registry, shared by its repositories.
+pub(super) struct Authenticator {
+    host: String,
+    credentials: Credentials,
+    environment: Arc<dyn Environment>,
+    insecure_realm: bool,
+    challenge: Mutex<Option<Challenge>>,
+    grants: Mutex<HashMap<(String, Actions), Arc<Slot>>>,
+}
+
+/// One scope's authorization. The lock is held while it is renewed: all others wait for that one.
+type Slot = tokio::sync::Mutex<Option<Held>>;
+
+struct Held {
+    header: HeaderValue,
+    until: Option<Instant>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<Secret>,
+    access_token: Option<Secret>,
+    expires_in: Option<u64>,
+}
+
+/// Life of a token whose server does not say (token specification).
+const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+/// Tokens are renewed this long before they end, so that none ends on its way; short-lived ones
+/// after three quarters of their life.
+const MARGIN: Duration = Duration::from_secs(10);
+/// A life beyond this is not believed, which also keeps instants representable.
+const MAX_LIFE: u64 = 24 * 3600;
+/// Largest answer of a token server; tokens with many claims have some ten KiB.
+const MAX_ANSWER: usize = 256 << 10;
+
+// === impl Actions ===
+
+impl Actions {
+    fn scope(self, path: &str) -> String {
+        let actions = match self {
+            Actions::Pull => "pull",
+            Actions::PullPush => "pull,push",
+        };
+        format!("repository:{path}:{actions}")
+    }
+}
+
+// === impl Authenticator ===
+
+impl Authenticator {
+    /// `insecure_realm`: whether secrets may go to a token server without TLS.
+    pub(super) fn new(
+        host: String,
+        credentials: Credentials,
+        environment: Arc<dyn Environment>,
+        insecure_realm: bool,
+    ) -> Self {
+        Self {
+            host,
+            credentials,
+            environment,
+            insecure_realm,
+            challenge: Mutex::default(),
+            grants: Mutex::default(),
+        }
+    }
+
+    /// The `Authorization` for a request, renewed if it has ended; `None` as long as the registry
+    /// has not asked for one.
+    pub(super) async fn header(
+        &self,
+        http: &reqwest::Client,
+        traffic: &Traffic,
+        path: &str,
+        actions: Actions,
+    ) -> Result<Option<HeaderValue>, Failure> {
+        let Some(challenge) = self.challenge() else {
+            return Ok(None);
+        };
+        let slot = self.slot(path, actions);
+        let mut held = slot.lock().await;
+        if let Some(held) = &*held
+            && held
+                .until
+                .is_none_or(|until| self.environment.now() < until)
+        {
+            return Ok(Some(held.header.clone()));
+        }
+        *held = None;
+        *held = self
+            .obtain(http, traffic, &challenge, path, actions)
+            .await?;
+        Ok(held.as_ref().map(|held| held.header.clone()))
+    }
+
+    /// Takes note of a 401: what the registry asks for, and that `used` was not accepted. Returns
+    /// whether another try with a new authorization makes sense.
+    pub(super) async fn refused(
+        &self,
+        headers: &HeaderMap,
+        path: &str,
+        actions: Actions,
+        used: Option<&HeaderValue>,
+    ) -> bool {
+        let values = headers.get_all(WWW_AUTHENTICATE);
+        let Some(asked) = challenge::parse(values.iter().filter_map(|v| v.to_str().ok())) else {
+            return false;
+        };
+        *self
+            .challenge
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(asked);
+        let slot = self.slot(path, actions);
+        let mut held = slot.lock().await;
+        if held.as_ref().is_some_and(|held| Some(&held.header) == used) {
+            *held = None;
+        }
+        true
+    }
+
+    fn challenge(&self) -> Option<Challenge> {
+        self.challenge
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn slot(&self, path: &str, actions: Actions) -> Arc<Slot> {
+        let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(grants.entry((path.to_owned(), actions)).or_default())
+    }
+
+    async fn obtain(
+        &self,
+        http: &reqwest::Client,
+        traffic: &Traffic,
+        challenge: &Challenge,
+        path: &str,
+        actions: Actions,
+    ) -> Result<Option<Held>, Failure> {
+        let login = self.credentials.login(&self.host, path).await?;
+        match (challenge, &login) {
+            (Challenge::Basic, Login::Basic { username, password }) => Ok(Some(Held {
+                header: basic(username, password)?,
+                until: None,
+            })),
+            (Challenge::Basic, _) => Ok(None),
+            (Challenge::Bearer { .. }, _) => {
+                let request = self.token_request(http, challenge, path, actions, &login)?;
+                self.token(traffic, request).await.map(Some)
+            }
+        }
+    }
+
+    /// The request to the token server.
+    fn token_request(
+        &self,
+        http: &reqwest::Client,
+        challenge: &Challenge,
+        path: &str,
+        actions: Actions,
+        login: &Login,
+    ) -> Result<reqwest::RequestBuilder> {
+        let Challenge::Bearer {
+            realm,
+            service,
+            scope,
+            ..
+        } = challenge
+        else {
+            return Err(Error::internal(
+                "token asked for without a bearer challenge",
+            ));
+        };
+        let mut url = Url::parse(realm)
+            .map_err(|_| Error::invalid(format!("registry {}: malformed realm", self.host)))?;
+        if !matches!(url.scheme(), "https" | "http") {
+            return Err(Error::invalid(format!(
+                "registry {}: realm is not http",
+                self.host
+            )));
+        }
+        if url.scheme() == "http" && !self.insecure_realm && !matches!(login, Login::Anonymous) {
+            return Err(Error::denied(format!(
+                "registry {}: its token server has no TLS, credentials are not sent there",
+                self.host
+            )));
+        }
+        let mut scopes = vec![actions.scope(path)];
+        // A scope of another form is the registry's own word for access to it.
+        scopes.extend(scope.clone().filter(|s| !s.starts_with("repository:")));
+        let service = service.as_deref().unwrap_or_default();
+        if let Login::Identity(token) = login {
+            let body = form_urlencoded::Serializer::new(String::new())
+                .append_pair("grant_type", "refresh_token")
+                .append_pair("service", service)
+                .append_pair("scope", &scopes.join(" "))
+                .append_pair("client_id", "nacre")
+                .append_pair("refresh_token", token)
+                .finish();
+            return Ok(http
+                .post(url)
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(body));
+        }
+        let mut query = url.query_pairs_mut();
+        if !service.is_empty() {
+            query.append_pair("service", service);
+        }
+        for scope in &scopes {
+            query.append_pair("scope", scope);
+        }
+        drop(query);
+        let Login::Basic { username, password } = login else {
+            return Ok(http.get(url));
+        };
+        url.query_pairs_mut().append_pair("account", username);
+        Ok(http
+            .get(url)
+            .header(AUTHORIZATION, basic(username, password)?))
+    }
+
+    async fn token(
+        &self,
+        traffic: &Traffic,
+        request: reqwest::RequestBuilder,
+    ) -> Result<Held, Failure> {
+        let what = format!("token for registry {}", self.host);
+        traffic.request();
+        let mut response = request
+            .send()
+            .await
+            .map_err(|e| transport::network(&what, e))?;
+        let status = response.status();
+        if matches!(
+            status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST
+        ) {
+            return Err(Failure::fatal(
+                Error::denied(format!("{what}: refused with {status}"))
+                    .with_hint(super::CREDENTIALS_HINT),
+            ));
+        }
+        if let Some(failure) =
+            transport::passing(&what, status, response.headers(), &*self.environment)
+        {
+            return Err(failure);
+        }
+        if !status.is_success() {
+            return Err(Failure::fatal(Error::denied(format!(
+                "{what}: answered {status}"
+            ))));
+        }
+        let mut body = Zeroizing::new(Vec::with_capacity(8 << 10));
+        while let Some(piece) = response
+            .chunk()
+            .await
+            .map_err(|e| transport::network(&what, e))?
+        {
+            traffic.received(piece.len());
+            if body.len() + piece.len() > MAX_ANSWER {
+                return Err(Failure::fatal(Error::denied(format!(
+                    "{what}: answer over {MAX_ANSWER} bytes"
+                ))));
+            }
+            body.extend_from_slice(&piece);
+        }
+        let bad = || Failure::fatal(Error::denied(format!("{what}: the answer has no token")));
+        let answer: Answer = serde_json::from_slice(&body).map_err(|_| bad())?;
+        let token = answer
+            .token
+            .filter(|token| !token.is_empty())
+            .or(answer.access_token)
+            .filter(|token| !token.is_empty())
+            .ok_or_else(bad)?;
+        let life = answer
+            .expires_in
+            .filter(|seconds| *seconds > 0)
+            .map_or(DEFAULT_LIFE, |seconds| {
+                Duration::from_secs(seconds.min(MAX_LIFE))
+            });
+        let margin = MARGIN.min(life / 4);
+        let header = secret(&format!("Bearer {}", &*token)).map_err(|_| bad())?;
+        Ok(Held {
+            header,
+            until: Some(self.environment.now() + (life - margin)),
+        })
+    }
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator")
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
+
+fn basic(username: &str, password: &str) -> Result<HeaderValue> {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let pair = Zeroizing::new(format!("{username}:{password}"));
+    let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+    secret(&text)
+}
+
+/// A header value that no one prints.
+fn secret(text: &str) -> Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(text)
+        .map_err(|_| Error::denied("the authorization does not fit into a header"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}

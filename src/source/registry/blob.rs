@@ -1,0 +1,341 @@
+//! Ranges of a blob in a registry.
+//!
+//! A registry that redirects to a store elsewhere is asked once; the next ranges go to the store
+//! directly until it refuses. Every answer is checked to be the range that was asked for.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, future::BoxFuture, stream};
+use reqwest::{
+    Method, Response, StatusCode,
+    header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE},
+};
+use url::Url;
+
+use super::{
+    auth::Actions,
+    body::{Body, Reader},
+    header::{ContentRange, content_range},
+    retry::Failure,
+    transport::{Exchange, Registry, Request, Target},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    oci::{Descriptor, Digest},
+    source::{BlobSource, BlobStream, Traffic, check_range},
+};
+
+/// A blob in a registry.
+#[derive(Debug)]
+pub(super) struct RegistryBlob(Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) registry: Arc<Registry>,
+    pub(super) traffic: Arc<Traffic>,
+    path: String,
+    digest: Digest,
+    size: u64,
+    redirect: Mutex<Option<Url>>,
+}
+
+// === impl RegistryBlob ===
+
+impl RegistryBlob {
+    pub(super) fn new(
+        registry: Arc<Registry>,
+        traffic: Arc<Traffic>,
+        path: &str,
+        descriptor: &Descriptor,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            registry,
+            traffic,
+            path: path.to_owned(),
+            digest: descriptor.digest.clone(),
+            size: descriptor.size,
+            redirect: Mutex::default(),
+        }))
+    }
+}
+
+impl BlobSource for RegistryBlob {
+    fn digest(&self) -> &Digest {
+        &self.0.digest
+    }
+
+    fn size(&self) -> u64 {
+        self.0.size
+    }
+
+    fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        Box::pin(async move {
+            check_range(self, &range)?;
+            if range.is_empty() {
+                return Ok(Bytes::new());
+            }
+            let deadline = self.0.registry.options.deadline;
+            tokio::time::timeout(deadline, self.0.read(range.clone()))
+                .await
+                .unwrap_or_else(|_| {
+                    Err(Error::unavailable(format!(
+                        "{}: bytes {}..{} not here after {deadline:?}",
+                        self.0.what(),
+                        range.start,
+                        range.end
+                    )))
+                })
+        })
+    }
+
+    fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
+        let reader = Reader::new(Arc::clone(&self.0), 0..self.0.size);
+        let deadline = self.0.registry.options.deadline;
+        let what = self.0.what();
+        let pieces = stream::try_unfold((reader, what), move |(mut reader, what)| async move {
+            reader.restart_deadline();
+            match tokio::time::timeout(deadline, reader.piece()).await {
+                Ok(piece) => Ok(piece?.map(|piece| (piece, (reader, what)))),
+                Err(_) => Err(Error::unavailable(format!(
+                    "{what}: no byte in {deadline:?}"
+                ))),
+            }
+        });
+        Box::pin(async move { Ok(pieces.boxed()) })
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// For messages.
+    pub(super) fn what(&self) -> String {
+        format!(
+            "blob {} of {}/{}",
+            self.digest,
+            self.registry.host(),
+            self.path
+        )
+    }
+
+    async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes> {
+        let length = usize::try_from(range.end - range.start)
+            .map_err(|_| Error::internal("range over usize"))?;
+        let mut reader = Reader::new(Arc::clone(self), range);
+        let Some(first) = reader.piece().await? else {
+            return Ok(Bytes::new());
+        };
+        if first.len() == length {
+            return Ok(first);
+        }
+        let mut all = BytesMut::with_capacity(length);
+        all.extend_from_slice(&first);
+        while let Some(piece) = reader.piece().await? {
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.freeze())
+    }
+
+    /// Opens an answer that begins at or before `range` and has bytes of it.
+    pub(super) async fn open(&self, range: Range<u64>) -> Result<Body, Failure> {
+        let whole = range == (0..self.size);
+        let response = self.get((!whole).then_some(&range)).await?;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT if !whole => self.partial(response, &range),
+            StatusCode::OK => self.complete(response, &range),
+            StatusCode::RANGE_NOT_SATISFIABLE => self.unsatisfied(&response, &range).await,
+            _ => {
+                let what = self.what();
+                let error = self.registry.refusal(response, &what, &self.traffic).await;
+                Err(Failure::fatal(error))
+            }
+        }
+    }
+
+    /// One request: to the store that the last redirect named, or to the registry.
+    async fn get(&self, range: Option<&Range<u64>>) -> Result<Response, Failure> {
+        if let Some(url) = self.redirect() {
+            let exchange = self.request(Method::GET, Target::Url(url), range).await?;
+            let status = exchange.response.status();
+            let refused = status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE;
+            if !refused {
+                return Ok(exchange.response);
+            }
+            // The store's link has ended: ask the registry for another one.
+            self.redirect_to(None);
+        }
+        let target = Target::Path(self.location());
+        let exchange = self.request(Method::GET, target, range).await?;
+        if exchange.response.status().is_success() {
+            self.redirect_to(exchange.redirected);
+        }
+        Ok(exchange.response)
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        target: Target,
+        range: Option<&Range<u64>>,
+    ) -> Result<Exchange, Failure> {
+        let mut headers = HeaderMap::new();
+        // Offsets are offsets of the blob, not of a compressed transfer of it.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(range) = range {
+            let value = format!("bytes={}-{}", range.start, range.end - 1);
+            let value = HeaderValue::from_str(&value)
+                .map_err(|_| Error::internal("range does not fit into a header"))?;
+            headers.insert(RANGE, value);
+        }
+        let what = self.what();
+        self.registry
+            .exchange(&Request {
+                method,
+                target,
+                headers,
+                body: None,
+                path: &self.path,
+                actions: Actions::Pull,
+                traffic: &self.traffic,
+                what: &what,
+            })
+            .await
+    }
+
+    /// 206: it must begin where we asked and be of a blob of our size.
+    fn partial(&self, response: Response, range: &Range<u64>) -> Result<Body, Failure> {
+        let said = response
+            .headers()
+            .get(CONTENT_RANGE)
+            .and_then(|value| value.to_str().ok())
+            .and_then(content_range);
+        match said {
+            Some(ContentRange::Part {
+                total: Some(total), ..
+            }) if total != self.size => Err(self.other_size(total)),
+            Some(ContentRange::Part { start, end, .. })
+                if start == range.start && end <= range.end =>
+            {
+                Ok(Body::new(response, 0))
+            }
+            _ => Err(Failure::passing(Error::unavailable(format!(
+                "{}: asked for bytes {}..{}, answered another range",
+                self.what(),
+                range.start,
+                range.end
+            )))),
+        }
+    }
+
+    /// 200: the blob from its start. What comes before the range is thrown away if it is short.
+    fn complete(&self, response: Response, range: &Range<u64>) -> Result<Body, Failure> {
+        if let Some(length) = length(&response)
+            && length != self.size
+        {
+            return Err(self.other_size(length));
+        }
+        let limit = self.registry.options.max_skip;
+        if range.start > limit {
+            return Err(Failure::passing(
+                Error::new(
+                    Kind::Unsupported,
+                    format!(
+                        "{}: the registry ignores ranges (bytes {}..{} asked for)",
+                        self.what(),
+                        range.start,
+                        range.end
+                    ),
+                )
+                .with_hint("without ranges an image can only be pulled whole: `nacre pull`"),
+            ));
+        }
+        Ok(Body::new(response, range.start))
+    }
+
+    /// 416 for a range within the descriptor's size: the blob is another one, or the registry
+    /// cannot do ranges and says so in this way.
+    async fn unsatisfied(&self, response: &Response, range: &Range<u64>) -> Result<Body, Failure> {
+        let said = response
+            .headers()
+            .get(CONTENT_RANGE)
+            .and_then(|value| value.to_str().ok())
+            .and_then(content_range);
+        let total = match said {
+            Some(ContentRange::Unsatisfied { total }) => Some(total),
+            _ => {
+                let target = Target::Path(self.location());
+                let head = self.request(Method::HEAD, target, None).await?;
+                length(&head.response).filter(|_| head.response.status() == StatusCode::OK)
+            }
+        };
+        match total {
+            Some(total) if total == self.size => {
+                let response = self.get(None).await?;
+                if response.status() == StatusCode::OK {
+                    self.complete(response, range)
+                } else {
+                    Err(Failure::passing(Error::unavailable(format!(
+                        "{}: bytes {}..{} refused",
+                        self.what(),
+                        range.start,
+                        range.end
+                    ))))
+                }
+            }
+            Some(total) => Err(self.other_size(total)),
+            None => Err(Failure::fatal(Error::corrupt(format!(
+                "{}: shorter than its descriptor says: no bytes {}..{}",
+                self.what(),
+                range.start,
+                range.end
+            )))),
+        }
+    }
+
+    fn other_size(&self, total: u64) -> Failure {
+        let than = if total < self.size {
+            "shorter"
+        } else {
+            "longer"
+        };
+        Failure::fatal(Error::corrupt(format!(
+            "{}: {total} bytes, {than} than the {} of its descriptor",
+            self.what(),
+            self.size
+        )))
+    }
+
+    fn location(&self) -> String {
+        format!("/v2/{}/blobs/{}", self.path, self.digest)
+    }
+
+    fn redirect(&self) -> Option<Url> {
+        self.redirect
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn redirect_to(&self, url: Option<Url>) {
+        *self.redirect.lock().unwrap_or_else(PoisonError::into_inner) = url;
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what())
+    }
+}
+
+/// `Content-Length`, which is also there for `HEAD`.
+fn length(response: &Response) -> Option<u64> {
+    response
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse().ok())
+}
