@@ -240,10 +240,7 @@ impl<R: Read> Archive<R> {
             if segment.offset < end {
                 return Err(bad());
             }
-            end = segment
-                .offset
-                .checked_add(segment.length)
-                .ok_or_else(bad)?;
+            end = segment.offset.checked_add(segment.length).ok_or_else(bad)?;
             total += segment.length;
         }
         if end > size || total != self.left {
@@ -513,7 +510,10 @@ mod tests {
         let all = read_all(&bytes).unwrap();
         assert_eq!(all.len(), 2);
         assert_eq!(all[0].path, [b'n'; 300]);
-        assert_eq!((all[0].mode, all[0].uid, all[0].gid), (0o4755, 7, 3_000_000));
+        assert_eq!(
+            (all[0].mode, all[0].uid, all[0].gid),
+            (0o4755, 7, 3_000_000)
+        );
         assert_eq!(all[0].mtime, (5, 0));
         assert_eq!(all[1].kind, MemberKind::Directory);
     }

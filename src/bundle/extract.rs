@@ -164,7 +164,14 @@ impl Extraction {
                 self.node(&place, name, member)?;
             }
             MemberKind::CharDevice { major, minor } => {
-                self.device(&place, name, member, FileType::CharacterDevice, *major, *minor)?;
+                self.device(
+                    &place,
+                    name,
+                    member,
+                    FileType::CharacterDevice,
+                    *major,
+                    *minor,
+                )?;
             }
             MemberKind::BlockDevice { major, minor } => {
                 self.device(&place, name, member, FileType::BlockDevice, *major, *minor)?;
@@ -252,8 +259,14 @@ impl Extraction {
         minor: u32,
     ) -> Result<()> {
         let device = fs::makedev(major, minor);
-        fs::mknodat(&place.directory, name, kind, Mode::RUSR | Mode::WUSR, device)
-            .map_err(failed("made"))?;
+        fs::mknodat(
+            &place.directory,
+            name,
+            kind,
+            Mode::RUSR | Mode::WUSR,
+            device,
+        )
+        .map_err(failed("made"))?;
         self.node(place, name, member)?;
         fs::chmodat(
             &place.directory,

@@ -89,11 +89,10 @@ pub async fn create(
     let rootfs = directory.join("rootfs");
     let file = directory.join("config.json");
     if partial::occupied(&file) {
-        return Err(Error::new(
-            Kind::Busy,
-            format!("{}: exists already", file.display()),
-        )
-        .with_hint("remove it or give another directory"));
+        return Err(
+            Error::new(Kind::Busy, format!("{}: exists already", file.display()))
+                .with_hint("remove it or give another directory"),
+        );
     }
     unpack_then(layers, rootfs.clone(), progress, move |partial| {
         let runtime = runtime_config(&config, &partial.root(), &options)?;

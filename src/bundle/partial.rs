@@ -49,14 +49,16 @@ impl Partial {
             _ => PathBuf::from("."),
         };
         let failed = |error: io::Error| {
-            Error::io(format!("{}: cannot be unpacked into", parent.display()), error)
+            Error::io(
+                format!("{}: cannot be unpacked into", parent.display()),
+                error,
+            )
         };
         if occupied(rootfs) {
-            return Err(Error::new(
-                Kind::Busy,
-                format!("{}: exists already", rootfs.display()),
-            )
-            .with_hint("remove it or give another directory"));
+            return Err(
+                Error::new(Kind::Busy, format!("{}: exists already", rootfs.display()))
+                    .with_hint("remove it or give another directory"),
+            );
         }
         let made_parent = !parent.exists();
         std::fs::create_dir_all(&parent).map_err(failed)?;
@@ -85,7 +87,10 @@ impl Partial {
         }
         Err(Error::new(
             Kind::Busy,
-            format!("{}: another process removes what is made there", parent.display()),
+            format!(
+                "{}: another process removes what is made there",
+                parent.display()
+            ),
         ))
     }
 

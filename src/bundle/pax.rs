@@ -86,7 +86,9 @@ impl Extended {
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.retain(|(other, _)| **other != *name);
-                    self.xattrs.push((name.into(), value.into()));
+                    if !value.is_empty() {
+                        self.xattrs.push((name.into(), value.into()));
+                    }
                 }
             }
         }

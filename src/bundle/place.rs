@@ -89,7 +89,9 @@ impl Places {
                 path: path.to_vec(),
             },
             // A link on the way, something missing, or a kernel or sandbox without openat2.
-            Err(Errno::LOOP | Errno::NOENT | Errno::NOSYS | Errno::PERM) => self.walk(path, made)?,
+            Err(Errno::LOOP | Errno::NOENT | Errno::NOSYS | Errno::PERM) => {
+                self.walk(path, made)?
+            }
             Err(error) => return Err(error),
         };
         self.last = Some((path.to_vec(), place.clone()));
@@ -97,11 +99,7 @@ impl Places {
     }
 
     /// Component by component, following links by hand.
-    fn walk(
-        &self,
-        path: &[u8],
-        mut made: Option<&mut dyn FnMut(Vec<u8>)>,
-    ) -> Result<Place, Errno> {
+    fn walk(&self, path: &[u8], mut made: Option<&mut dyn FnMut(Vec<u8>)>) -> Result<Place, Errno> {
         let mut stack = vec![self.root.clone()];
         let mut todo = components_reversed(path);
         let mut links = 0;
@@ -202,7 +200,10 @@ mod tests {
         assert!(root.join(String::from_utf8(inside).unwrap()).is_dir());
         assert_eq!(find(b"loop").unwrap_err(), Errno::LOOP);
         assert_eq!(find(b"file/x").unwrap_err(), Errno::NOTDIR);
-        assert_eq!(made[..2], [b"usr/bin/new".to_vec(), b"usr/bin/new/er".to_vec()]);
+        assert_eq!(
+            made[..2],
+            [b"usr/bin/new".to_vec(), b"usr/bin/new/er".to_vec()]
+        );
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
         assert_eq!(
             places(&root).find(b"missing", None).unwrap_err(),

@@ -33,7 +33,9 @@ pub(super) fn resolve(user: &str, rootfs: &Path) -> Result<User> {
     };
     let name = if name.is_empty() { "0" } else { name };
     let unknown = |what: &str, name: &str, file: &str| {
-        Error::invalid(format!("user {user:?}: {what} {name:?} is not in the image's {file}"))
+        Error::invalid(format!(
+            "user {user:?}: {what} {name:?} is not in the image's {file}"
+        ))
     };
 
     let passwd = read(rootfs, "etc/passwd")?;
@@ -45,7 +47,11 @@ pub(super) fn resolve(user: &str, rootfs: &Path) -> Result<User> {
     let mut login = None;
     match (line, number) {
         (Some(line), _) => {
-            let id = |field: &str| field.parse().map_err(|_| unknown("user", name, "/etc/passwd"));
+            let id = |field: &str| {
+                field
+                    .parse()
+                    .map_err(|_| unknown("user", name, "/etc/passwd"))
+            };
             found.uid = id(line[2])?;
             found.gid = id(line[3])?;
             found.home = line.get(5).map(|home| (*home).to_owned());
@@ -107,7 +113,9 @@ fn read(rootfs: &Path, path: &str) -> Result<String> {
         return Err(Error::invalid(format!("the image's /{path}: not a file")));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(MAX_FILE)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -148,7 +156,10 @@ mod tests {
         assert_eq!(resolved("4711"), (4711, 0, vec![]));
         // A name of digits is a name first.
         assert_eq!(resolved("77"), (5, 6, vec![]));
-        assert_eq!(resolve("www", root.path()).unwrap().home.unwrap(), "/var/www");
+        assert_eq!(
+            resolve("www", root.path()).unwrap().home.unwrap(),
+            "/var/www"
+        );
         for bad in ["nobody", "www:nobody", "-1", "4294967296"] {
             assert!(resolve(bad, root.path()).is_err(), "{bad}");
         }
