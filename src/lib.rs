@@ -2,6 +2,7 @@
 //! admitted by policy and its file index is verified; every chunk is fetched, decrypted,
 //! decompressed and verified when it is first read, then cached.
 
+pub mod bundle;
 pub mod cli;
 pub mod codec;
 pub mod engine;
