@@ -1,7 +1,7 @@
 //! Admission against the real cosign and a real registry: what cosign signs is admitted, what
 //! `image::sign` writes is verified by cosign, and what must not serve does not.
 
-#![allow(missing_docs, unreachable_pub)]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 #[path = "support/cosign.rs"]
 mod support;

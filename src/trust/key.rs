@@ -35,7 +35,8 @@ pub enum KeyKind {
     EcdsaP521,
     /// RSA of 2048 to 8192 bits, PKCS#1 v1.5 or PSS, with SHA-256.
     Rsa,
-    /// Ed25519 over the message itself (RFC 8032's `PureEdDSA`).
+    /// Ed25519 over the message itself (RFC 8032's `PureEdDSA`), as cosign 2 signs. cosign 3 signs
+    /// with `Ed25519ph`, which this is not; version 3.1.2 refuses its own such signatures.
     Ed25519,
 }
 
@@ -228,4 +229,88 @@ fn kind_of(der: &[u8]) -> Option<KeyKind> {
         .iter()
         .find(|(_, algorithm)| rest.starts_with(algorithm))
         .map(|(kind, _)| *kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::{
+        encoding::{AsDer, PublicKeyX509Der},
+        rand::SystemRandom,
+        rsa::{KeyPair, KeySize},
+        signature::{Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256},
+    };
+
+    use super::*;
+
+    const RSA_1024: &str = "-----BEGIN PUBLIC KEY-----\nMIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC7u1E0meEbGFP2cb4q9Umhw1sD\nJL+FbWTgYB71w3GO0YjB/DWCQzCjClNcsCWM9kmO86n9rxwx0yrhF9DgJGHcgy/7\naudmvEE3oNFnMRDy52mzkgvjLJZi9ualSsS0guKTT53E08MWItRVipb0YAHVrHCI\nP9fb6hzj0zoRa3itQwIDAQAB\n-----END PUBLIC KEY-----";
+    const SECP256K1: &str = "-----BEGIN PUBLIC KEY-----\nMFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAECEmbPJG3NJj5RFDbskJz7BBs44npzBlh\nLYhbEpQ58aHaXEuWbEZfumkZoE3N9g2hnCq857qcxwoWfvE/XyIPBQ==\n-----END PUBLIC KEY-----";
+    /// Keys and signatures over `hello` with SHA-256, made by openssl, as cosign 2 signs.
+    const P384: (&str, &str) = (
+        "-----BEGIN PUBLIC KEY-----\nMHYwEAYHKoZIzj0CAQYFK4EEACIDYgAEh2kagIHaoPPCaRexfiAnt3hCvu6Qjq9U\nuvUm/ZfFlwNd40V8p8yyj/0nJ5802gxzTgcubALwWoX6MC0T/jWo4td4+QXDTTgR\nuaRvzB292WZcxUVzA4GJrBmfbtFNaGYa\n-----END PUBLIC KEY-----",
+        "MGQCMBsE4iOWQ3YaDaFauFDF4H+qEfWj68wnApxE/HUXOCHwdBi8TEVklywbusnfx2K9cQIwYTDr4WPe63xT4bZ2ytYrVf9nHNUn0o6zlLuDda0/iznpSTpCpvBprlraNapJqtHR",
+    );
+    const P521: (&str, &str) = (
+        "-----BEGIN PUBLIC KEY-----\nMIGbMBAGByqGSM49AgEGBSuBBAAjA4GGAAQBM4XiW6wEfyWBOq6O+qgbviOTm7pM\n2wIKWxbIkiwEricxeAT9J3jTw0UZznCJkO6KyA4rRil2ny6fIzEhl66fTY0B4/iD\nnncudY/yuBgWlDbJz6GetbCFTGPAhaiFFIHmFVZP1nwvYXoFNqywCoX+aiRY9mlJ\nJ+tIcdPbmIvWPzp1zkQ=\n-----END PUBLIC KEY-----",
+        "MIGIAkIBlV5YFPicZ1o5TwR88xyu/qj/bU6LWHCvHutGcqzL+RuYcZO+7Fq0M56hBCD8gbfG5C1cFK3IV/Hbzn8FcuVbFwUCQgFbjay2eVS/tBXUVNAWNBzwQ4MmGNClRyNpxzjEunZ3DGoV/yHlKMypoCfIKbZhKoFZZ41X9UHzv8PFwsgMZCQEYw==",
+    );
+
+    fn pem(der: &[u8]) -> String {
+        let body = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")
+    }
+
+    fn read(pem: &str) -> PublicKey {
+        PublicKey::from_pem(pem.as_bytes(), "k").unwrap()
+    }
+
+    #[test]
+    fn the_larger_curves_with_sha256() {
+        for ((pem, signature), kind) in [(P384, KeyKind::EcdsaP384), (P521, KeyKind::EcdsaP521)] {
+            let key = read(pem);
+            assert_eq!(key.kind(), kind);
+            let signature = base64::engine::general_purpose::STANDARD
+                .decode(signature)
+                .unwrap();
+            assert!(key.verifies(b"hello", &signature));
+            assert!(!key.verifies(b"hellp", &signature));
+            assert!(!key.verifies(b"hello", &signature[1..]));
+        }
+    }
+
+    #[test]
+    fn rsa_in_both_paddings_and_ed25519() {
+        let rsa = KeyPair::generate(KeySize::Rsa2048).unwrap();
+        let spki: PublicKeyX509Der<'_> = rsa.public_key().as_der().unwrap();
+        let key = read(&pem(spki.as_ref()));
+        assert_eq!(key.kind(), KeyKind::Rsa);
+        for padding in [&RSA_PKCS1_SHA256, &RSA_PSS_SHA256] {
+            let mut signature = vec![0; rsa.public_modulus_len()];
+            rsa.sign(padding, &SystemRandom::new(), b"hello", &mut signature)
+                .unwrap();
+            assert!(key.verifies(b"hello", &signature));
+            assert!(!key.verifies(b"hellp", &signature));
+        }
+
+        let ed25519 = Ed25519KeyPair::generate().unwrap();
+        let spki: PublicKeyX509Der<'_> = ed25519.public_key().as_der().unwrap();
+        let key = read(&pem(spki.as_ref()));
+        assert_eq!(key.kind(), KeyKind::Ed25519);
+        assert_eq!(*key.fingerprint(), Digest::sha256(spki.as_ref()));
+        let signature = ed25519.sign(b"hello");
+        assert!(key.verifies(b"hello", signature.as_ref()));
+        assert!(!key.verifies(b"hellp", signature.as_ref()));
+    }
+
+    #[test]
+    fn refuses_weak_and_unknown_keys() {
+        for (pem, want) in [
+            (RSA_1024, "k: RSA key of fewer than 2048 bits"),
+            (SECP256K1, "k: not an ECDSA P-256"),
+            (&pem(&[0x30, 0]), "k: not an ECDSA P-256"),
+            ("", "k: not PEM text"),
+        ] {
+            let error = PublicKey::from_pem(pem.as_bytes(), "k").unwrap_err();
+            assert!(error.to_string().contains(want), "{error}");
+        }
+    }
 }
