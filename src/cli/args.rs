@@ -62,7 +62,8 @@ enum InsecurePolicy {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Keys")]
 pub(super) struct KeyArgs {
-    /// Private key file, as skopeo takes it: FILE[:pass=PASSWORD|:file=FILE|:fd=N].
+    /// Private key, as skopeo takes it: FILE[:pass=PASSWORD|:file=FILE|:fd=N], or
+    /// provider:NAME[:PARAMETER] for a key provider.
     #[arg(long, value_name = "KEY")]
     decryption_key: Vec<String>,
     /// ocicrypt key provider configuration.
@@ -137,11 +138,15 @@ impl TrustArgs {
 
 impl KeyArgs {
     pub(super) fn keyring(&self) -> Result<Keyring> {
-        Keyring::new(KeyConfig::parse(
-            &self.decryption_key,
-            self.keyprovider_config.clone(),
-            &self.coco_key,
-        )?)
+        let mut config =
+            KeyConfig { keyprovider_config: self.keyprovider_config.clone(), ..KeyConfig::default() };
+        for key in &self.decryption_key {
+            config.add_decryption_key(key)?;
+        }
+        for key in &self.coco_key {
+            config.coco_keys.push(key.parse()?);
+        }
+        Keyring::new(&config)
     }
 }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     error::{Error, Result},
-    index::Binding,
+    index::{Binding, Dialect},
     oci::{Descriptor, Digest, Document, Location, Platform, RawManifest, media_type},
     ocicrypt::{self, PacketInfo},
     source::Repository,
@@ -41,7 +41,7 @@ pub struct LayerReport {
     /// Which keys open it; empty if it is not encrypted.
     pub keys: Vec<PacketInfo>,
     /// Which index the manifest vouches for: `estargz`, `zstd:chunked`.
-    pub index: Option<String>,
+    pub index: Option<&'static str>,
     /// Whether it can be mounted lazily.
     pub lazy: bool,
     /// Why not, if not.
@@ -102,7 +102,7 @@ impl LayerReport {
             Binding::of(layer),
         ) {
             (None, _) => (None, Some("not a tar layer".to_owned())),
-            (Some(_), Ok(Some(binding))) => (Some(binding.format().to_owned()), None),
+            (Some(_), Ok(Some(binding))) => (Some(format_of(&binding)), None),
             (Some(_), Ok(None)) => (
                 None,
                 Some("no index annotation; see `nacre image convert`".to_owned()),
@@ -118,5 +118,13 @@ impl LayerReport {
             index,
             why_not,
         }
+    }
+}
+
+fn format_of(binding: &Binding) -> &'static str {
+    match binding {
+        Binding::Estargz { .. } => "estargz",
+        Binding::ZstdChunked { dialect: Dialect::Stargz, .. } => "zstd:chunked (stargz)",
+        Binding::ZstdChunked { dialect: Dialect::Podman, .. } => "zstd:chunked (podman)",
     }
 }
