@@ -68,7 +68,8 @@ impl Extraction {
         Ok(Self {
             places: Places::new(root),
             upper: HashSet::new(),
-            times: BTreeMap::new(),
+            // As other unpackers do where an image does not name its root.
+            times: BTreeMap::from([(Vec::new(), (0, 0))]),
             members: 0,
             buffer: vec![0; BUFFER],
         })

@@ -49,6 +49,7 @@ pub(crate) fn odd_image(directory: &Path) -> LayoutImage {
 pub(crate) fn small_files_image(directory: &Path, count: usize) -> LayoutImage {
     let mut tar = Tar::default();
     tar.add(dir("./"));
+    tar.add(dir("files"));
     let mut noise = Noise(1);
     for index in 0..count {
         if index % 10_000 == 0 {
@@ -130,11 +131,6 @@ fn odd_base() -> Vec<u8> {
     tar.add(file("block", vec![b'b'; 4096]));
     tar.add(file("big", Noise(7).bytes(BIG_FILE)));
     tar.add(file("zeros", vec![0; 3 << 20]));
-    tar.add(sparse_old(
-        "sparse-old",
-        5 << 20,
-        &[(0, b"head"), (4 << 20, b"middle")],
-    ));
     tar.add(sparse_pax(
         "sparse-pax",
         6 << 20,
@@ -208,12 +204,12 @@ fn odd_changes() -> Vec<u8> {
     // Opaque, told after an entry that it must spare.
     tar.add(dir("opaque").mode(0o755).time(2, 5));
     tar.add(file("opaque/upper", b"spared".to_vec()));
+    tar.add(file("opaque/.wh..wh..opq", Vec::new()));
     tar.add(dir("opaque/lower-dir").mode(0o711));
     tar.add(file(
         "opaque/lower-dir/new",
         b"in a directory of the same name".to_vec(),
     ));
-    tar.add(file("opaque/.wh..wh..opq", Vec::new()));
     tar.add(file("replaced-dir", b"a file now".to_vec()));
     tar.add(dir("replaced-file").mode(0o750));
     tar.add(file(
@@ -268,8 +264,6 @@ struct Member {
     device: (u32, u32),
     content: Vec<u8>,
     records: Vec<(Vec<u8>, Vec<u8>)>,
-    /// What goes over the header at 386: old GNU sparse.
-    sparse: Option<Vec<u8>>,
 }
 
 fn member(name: &[u8], kind: u8) -> Member {
@@ -283,7 +277,6 @@ fn member(name: &[u8], kind: u8) -> Member {
         device: (0, 0),
         content: Vec::new(),
         records: Vec::new(),
-        sparse: None,
     }
 }
 
@@ -325,31 +318,6 @@ fn device(name: &str, kind: u8, major: u32, minor: u32) -> Member {
     Member {
         device: (major, minor),
         ..member(name.as_bytes(), kind)
-    }
-}
-
-/// Old GNU sparse, type `S`: the runs in the header (at most four).
-fn sparse_old(name: &str, size: u64, runs: &[(u64, &[u8])]) -> Member {
-    let mut fields = Vec::new();
-    let mut content = Vec::new();
-    for (offset, data) in runs {
-        content.resize(content.len().next_multiple_of(512), 0);
-        // All runs but the last are whole blocks.
-        let mut data = data.to_vec();
-        data.resize(data.len().next_multiple_of(512), b'.');
-        fields.extend(octal(*offset, 12));
-        fields.extend(octal(data.len() as u64, 12));
-        content.extend(data);
-    }
-    fields.extend(octal(size, 12));
-    fields.extend(octal(0, 12));
-    fields.resize(96, 0);
-    fields.push(0);
-    fields.extend(octal(size, 12));
-    Member {
-        content,
-        sparse: Some(fields),
-        ..member(name.as_bytes(), b'S')
     }
 }
 
@@ -448,10 +416,6 @@ impl Tar {
         header[157..157 + link.len()].copy_from_slice(link);
         header[329..337].copy_from_slice(&octal(member.device.0.into(), 8));
         header[337..345].copy_from_slice(&octal(member.device.1.into(), 8));
-        if let Some(fields) = &member.sparse {
-            header[257..265].copy_from_slice(b"ustar  \0");
-            header[386..386 + fields.len()].copy_from_slice(fields);
-        }
         self.put(&mut header, &member.content);
     }
 
