@@ -1,6 +1,6 @@
 //! Options that several subcommands share. The environment is read here and nowhere below.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -31,6 +31,10 @@ pub(super) struct RegistryArgs {
     /// Docker config.json with credentials; otherwise where docker and containers keep theirs.
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
+    /// How long one request to a registry may take with all its retries, in seconds. A read that
+    /// needs the network and exceeds it fails with EIO.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    registry_deadline: u64,
     /// os/architecture[/variant] to take from an index [default: this machine's].
     #[arg(long)]
     platform: Option<String>,
@@ -108,6 +112,7 @@ impl RegistryArgs {
             ca_files: self.ca_file.clone(),
             plain_http: self.insecure_plain_http.clone(),
             credentials: Credentials::from_files(files),
+            deadline: Duration::from_secs(self.registry_deadline),
             ..Options::default()
         }))
     }
@@ -138,8 +143,10 @@ impl TrustArgs {
 
 impl KeyArgs {
     pub(super) fn keyring(&self) -> Result<Keyring> {
-        let mut config =
-            KeyConfig { keyprovider_config: self.keyprovider_config.clone(), ..KeyConfig::default() };
+        let mut config = KeyConfig {
+            keyprovider_config: self.keyprovider_config.clone(),
+            ..KeyConfig::default()
+        };
         for key in &self.decryption_key {
             config.add_decryption_key(key)?;
         }

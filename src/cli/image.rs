@@ -6,11 +6,15 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     args::{RegistryArgs, parse_reference},
-    output::Output,
+    output::{Output, bytes},
 };
 use crate::{
     error::{Error, Result},
-    image::{convert, sign},
+    image::{
+        convert::{self, Platforms, Progress, Report},
+        sign,
+    },
+    index::write::Format,
     oci::Reference,
 };
 
@@ -36,7 +40,7 @@ pub(super) struct Convert {
     destination: Reference,
     /// Format of the layers.
     #[arg(long, value_enum, default_value = "estargz")]
-    format: Format,
+    format: LayerFormat,
     /// Largest chunk, in KiB: what the smallest read of a large file costs.
     #[arg(long, value_name = "KIB", default_value_t = 4096)]
     chunk_kib: u32,
@@ -48,7 +52,7 @@ pub(super) struct Convert {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
+enum LayerFormat {
     /// gzip with an eStargz table of contents.
     Estargz,
     /// zstd with a table of contents that stargz and podman read.
@@ -94,37 +98,53 @@ impl Convert {
         let access = self.registry.access()?;
         let (from, location) = access.open(&self.source).await?;
         let (to, to_location) = access.create(&self.destination).await?;
-        let platform = match self.all_platforms {
-            true => None,
-            false => Some(self.registry.platform()?),
+        let format = match self.format {
+            LayerFormat::Estargz => Format::Estargz,
+            LayerFormat::ZstdChunked => Format::ZstdChunked,
         };
         let options = convert::Options {
-            format: match self.format {
-                Format::Estargz => convert::Format::Estargz,
-                Format::ZstdChunked => convert::Format::ZstdChunked,
-            },
             chunk_size: self.chunk_kib.saturating_mul(1024),
-            platform,
-            ..convert::Options::default()
+            platforms: match self.all_platforms {
+                true => Platforms::All,
+                false => Platforms::One(self.registry.platform()?),
+            },
+            ..convert::Options::new(format, std::env::temp_dir())
         };
         let bar = output.progress("converting");
-        let report = convert::convert(
-            &*from,
-            &location,
-            &*to,
-            &to_location,
-            &options,
-            &|progress| {
-                bar.set_length(progress.total);
-                bar.set_position(progress.done);
-            },
-        )
-        .await?;
+        let report =
+            convert::convert(
+                &*from,
+                &location,
+                &*to,
+                &to_location,
+                &options,
+                &|step| match step {
+                    Progress::Layer { layer, .. } => bar.inc_length(layer.size),
+                    Progress::Read(bytes) => bar.inc(bytes),
+                },
+            )
+            .await?;
         bar.finish_and_clear();
-        output.result(&report, || {
-            format!("{} -> {}\n{report}", self.source, self.destination)
-        })
+        output.result(&report, || text(&self, &report))
     }
+}
+
+fn text(convert: &Convert, report: &Report) -> String {
+    let mut lines = vec![format!("{} -> {}", convert.source, convert.destination)];
+    lines.push(format!("  manifest {}", report.digest));
+    for layer in &report.layers {
+        lines.push(if layer.copied {
+            format!(
+                "  layer    {} {} (lazy already)",
+                layer.to,
+                bytes(layer.to_size)
+            )
+        } else {
+            let (from, to) = (bytes(layer.from_size), bytes(layer.to_size));
+            format!("  layer    {} {to}, from {} {from}", layer.to, layer.from)
+        });
+    }
+    lines.join("\n")
 }
 
 // === impl Sign ===

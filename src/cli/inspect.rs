@@ -36,8 +36,9 @@ impl Inspect {
 
 fn text(reference: &Reference, report: &ImageReport) -> String {
     let mut text = format!("{reference}\n");
-    // Writing to a String cannot fail.
-    let mut line = |name: &str, value: &str| drop(writeln!(text, "  {name:<12}{value}"));
+    let mut line = |name: &str, value: &str| {
+        writeln!(text, "  {name:<12}{value}").expect("writing to a string cannot fail");
+    };
     if let Some(index) = &report.index_digest {
         line("index", &index.to_string());
     }

@@ -104,12 +104,12 @@ fn text(lines: &[Line]) -> String {
             .target
             .as_ref()
             .map_or_else(String::new, |t| format!(" -> {t}"));
-        // Writing to a String cannot fail.
-        let _ok = writeln!(
+        writeln!(
             text,
             "{} {:>5} {:>5} {:>10} {}{target}",
             line.mode, line.uid, line.gid, line.size, line.path
-        );
+        )
+        .expect("writing to a string cannot fail");
     }
     text.trim_end().to_owned()
 }

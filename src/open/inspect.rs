@@ -124,7 +124,13 @@ impl LayerReport {
 fn format_of(binding: &Binding) -> &'static str {
     match binding {
         Binding::Estargz { .. } => "estargz",
-        Binding::ZstdChunked { dialect: Dialect::Stargz, .. } => "zstd:chunked (stargz)",
-        Binding::ZstdChunked { dialect: Dialect::Podman, .. } => "zstd:chunked (podman)",
+        Binding::ZstdChunked {
+            dialect: Dialect::Stargz,
+            ..
+        } => "zstd:chunked (stargz)",
+        Binding::ZstdChunked {
+            dialect: Dialect::Podman,
+            ..
+        } => "zstd:chunked (podman)",
     }
 }

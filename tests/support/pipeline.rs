@@ -1,0 +1,321 @@
+//! From a layout to an encrypted, signed image in a real registry, by the tools that users have, and
+//! the `nacre` program under test.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use super::docker_registry::DockerRegistry;
+
+/// A working directory with keys, a policy, a registry, and the programs that fill it.
+pub(crate) struct Pipeline {
+    pub(crate) registry: DockerRegistry,
+    pub(crate) directory: tempfile::TempDir,
+}
+
+/// One of the two formats that `nacre image convert` writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Format {
+    Estargz,
+    ZstdChunked,
+}
+
+/// What a run of `nacre` gave.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+// === impl Format ===
+
+impl Format {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Format::Estargz => "estargz",
+            Format::ZstdChunked => "zstd-chunked",
+        }
+    }
+}
+
+// === impl Pipeline ===
+
+impl Pipeline {
+    /// Everything that is needed, or `None` after saying what is missing.
+    pub(crate) fn start() -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: mounting and comparing owners needs root");
+            return None;
+        }
+        if !Path::new("/dev/fuse").exists() {
+            println!("skipped: no /dev/fuse");
+            return None;
+        }
+        for program in ["skopeo", "umoci", "openssl"] {
+            if Command::new(program).arg("--version").output().is_err() {
+                println!("skipped: {program} is not installed (scripts/install-peers)");
+                return None;
+            }
+        }
+        let registry = DockerRegistry::start()?;
+        let pipeline = Self {
+            registry,
+            directory: tempfile::tempdir().unwrap(),
+        };
+        pipeline.make_keys();
+        Some(pipeline)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// `HOST/NAME`.
+    pub(crate) fn image(&self, name: &str) -> String {
+        format!("{}/{name}", self.registry.host())
+    }
+
+    fn make_keys(&self) {
+        for name in ["layer", "other-layer"] {
+            let (private, public) = (
+                self.path(&format!("{name}.pem")),
+                self.path(&format!("{name}.pub")),
+            );
+            tool(
+                "openssl",
+                [
+                    OsStr::new("genrsa"),
+                    "-out".as_ref(),
+                    private.as_ref(),
+                    "2048".as_ref(),
+                ],
+            );
+            tool(
+                "openssl",
+                [
+                    OsStr::new("rsa"),
+                    "-in".as_ref(),
+                    private.as_ref(),
+                    "-pubout".as_ref(),
+                    "-out".as_ref(),
+                    public.as_ref(),
+                ],
+            );
+        }
+        for name in ["signer", "other-signer"] {
+            self.nacre(["image", "keygen", self.path(name).to_str().unwrap()])
+                .ok();
+        }
+        self.write_policy("policy.json", "signer");
+    }
+
+    /// A policy that wants images of this registry signed by `key`.
+    pub(crate) fn write_policy(&self, name: &str, key: &str) -> PathBuf {
+        let file = self.path(name);
+        let key = self.path(&format!("{key}.pub"));
+        let policy = serde_json::json!({
+            "default": [{ "type": "reject" }],
+            "transports": { "docker": { (self.registry.host()): [{
+                "type": "sigstoreSigned",
+                "keyPath": key,
+                "signedIdentity": { "type": "matchRepository" },
+            }] } },
+        });
+        fs::write(&file, policy.to_string()).unwrap();
+        file
+    }
+
+    /// Converts a layout's image and gives the layout of the result.
+    pub(crate) fn convert(&self, source: &str, name: &str, format: Format) -> String {
+        let target = format!("oci:{}:lazy", self.path(name).display());
+        self.nacre([
+            "image",
+            "convert",
+            source,
+            &target,
+            "--format",
+            format.name(),
+        ])
+        .ok();
+        target
+    }
+
+    /// Encrypts with skopeo, if asked to, and pushes.
+    pub(crate) fn push(&self, layout: &str, image: &str, encrypted: bool) {
+        let mut arguments = vec!["copy".to_owned(), "--dest-tls-verify=false".into()];
+        if encrypted {
+            arguments.push("--encryption-key".into());
+            arguments.push(format!("jwe:{}", self.path("layer.pub").display()));
+        }
+        arguments.extend([
+            "--quiet".into(),
+            layout.to_owned(),
+            format!("docker://{image}"),
+        ]);
+        tool("skopeo", arguments);
+    }
+
+    /// Signs by our own signer (the cosign test has cosign do it).
+    pub(crate) fn sign(&self, image: &str, key: &str) {
+        let key = self.path(&format!("{key}.key"));
+        self.nacre(["image", "sign", "--key", key.to_str().unwrap(), image])
+            .ok();
+    }
+
+    /// Runs `nacre` to its end.
+    pub(crate) fn nacre<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Ran {
+        let output = self.command(arguments).output().unwrap();
+        Ran::from(output)
+    }
+
+    /// A `nacre` command that sees nothing of this machine's configuration.
+    pub(crate) fn command<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nacre"));
+        command
+            .args(arguments)
+            .env_clear()
+            .env("HOME", self.directory.path())
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Options that open what this pipeline made: policy, key, a store of that name.
+    pub(crate) fn options(&self, store: &str) -> Vec<String> {
+        vec![
+            "--policy".into(),
+            self.path("policy.json").display().to_string(),
+            "--decryption-key".into(),
+            self.path("layer.pem").display().to_string(),
+            "--store".into(),
+            self.path(store).display().to_string(),
+        ]
+    }
+
+    /// Mounts an image with these options; unmounted on drop.
+    pub(crate) fn mount(&self, image: &str, options: &[String]) -> Result<MountedImage<'_>, Ran> {
+        let directory = tempfile::tempdir_in(self.directory.path()).unwrap();
+        let stats = self.path(&format!(
+            "stats-{}",
+            directory.path().file_name().unwrap().display()
+        ));
+        let mut arguments = vec![
+            "mount".to_owned(),
+            "--daemon".into(),
+            image.into(),
+            directory.path().display().to_string(),
+            "--stats".into(),
+            stats.display().to_string(),
+        ];
+        arguments.extend_from_slice(options);
+        let ran = self.nacre(&arguments);
+        match ran.code {
+            0 => Ok(MountedImage {
+                pipeline: self,
+                directory,
+                stats,
+                mounted: true,
+            }),
+            _ => Err(ran),
+        }
+    }
+
+    /// `umoci unpack` of a layout's image; gives the root file system.
+    pub(crate) fn unpack(&self, layout: &str, name: &str) -> PathBuf {
+        let bundle = self.path(name);
+        let image = layout.strip_prefix("oci:").unwrap();
+        tool(
+            "umoci",
+            ["unpack", "--image", image, bundle.to_str().unwrap()],
+        );
+        bundle.join("rootfs")
+    }
+}
+
+// === impl Ran ===
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: output.stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Ran {
+    /// Its standard output, if it went well.
+    pub(crate) fn ok(self) -> Vec<u8> {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        self.stdout
+    }
+
+    /// Checks that it failed with this exit code and said this.
+    pub(crate) fn failed(&self, code: i32, said: &[&str]) {
+        assert_eq!(self.code, code, "{}", self.stderr);
+        for text in said {
+            assert!(
+                self.stderr.contains(text),
+                "{text:?} is not in: {}",
+                self.stderr
+            );
+        }
+    }
+}
+
+/// A mounted image.
+pub(crate) struct MountedImage<'p> {
+    pipeline: &'p Pipeline,
+    directory: tempfile::TempDir,
+    stats: PathBuf,
+    mounted: bool,
+}
+
+// === impl MountedImage ===
+
+impl MountedImage<'_> {
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Unmounts and gives the statistics.
+    pub(crate) fn unmount(mut self) -> serde_json::Value {
+        self.mounted = false;
+        self.pipeline
+            .nacre(["umount", self.directory.path().to_str().unwrap()])
+            .ok();
+        serde_json::from_slice(&fs::read(&self.stats).unwrap()).unwrap()
+    }
+}
+
+impl Drop for MountedImage<'_> {
+    fn drop(&mut self) {
+        if self.mounted {
+            self.pipeline
+                .nacre(["umount", "--lazy", self.directory.path().to_str().unwrap()]);
+        }
+    }
+}
+
+/// Runs a tool that must succeed.
+pub(crate) fn tool<S: AsRef<OsStr>>(
+    program: &str,
+    arguments: impl IntoIterator<Item = S>,
+) -> Output {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program}: {said}");
+    output
+}
