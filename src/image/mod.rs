@@ -1,1 +1,3 @@
 //! The producing side: convert and sign images.
+
+pub mod convert;
