@@ -439,6 +439,3 @@ impl Drop for Temporary {
         let _ = std::fs::remove_file(&self.0);
     }
 }
-
-#[cfg(test)]
-mod tests;
