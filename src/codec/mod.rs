@@ -1,19 +1,101 @@
-//! Codecs: what turns a unit's compressed bytes into plain ones.
+//! Compression of layers: decoding one unit of a lazy layer, and a whole layer from first to last.
+//!
+//! Both are bounded: a unit is decoded only as far as its chunks need, and a zstd window larger than
+//! [`MAX_WINDOW_LOG`] is refused. The digest of what comes out is not checked here.
 
-use crate::{error::Result, index::Codec};
+use std::io::{BufReader, Read};
 
-/// temporary, replaced on merge
+use crate::{
+    error::{Error, Result},
+    index::Codec,
+    oci::media_type::Compression,
+};
+
+/// Largest zstd window, as a power of two: what the highest regular level (22) uses; more needs
+/// `--long=28` and the like, and that much memory for one read.
+pub const MAX_WINDOW_LOG: u32 = 27;
+
+/// Decodes the first gzip member or zstd frame of `compressed` until `limit` bytes are out. What
+/// follows in `compressed` does not matter.
+///
+/// # Errors
+/// `Corrupt` if the data is malformed or gives fewer than `limit` bytes.
 pub fn decode(codec: Codec, compressed: &[u8], limit: usize) -> Result<Vec<u8>> {
-    use std::io::Read;
-    let mut out = vec![0; limit];
     match codec {
-        Codec::Raw => out.copy_from_slice(&compressed[..limit]),
-        Codec::Gzip => flate2::read::GzDecoder::new(compressed)
-            .read_exact(&mut out)
-            .map_err(|e| crate::Error::io("gzip", e))?,
-        Codec::Zstd => zstd::Decoder::new(compressed)
-            .and_then(|mut d| d.read_exact(&mut out))
-            .map_err(|e| crate::Error::io("zstd", e))?,
+        Codec::Raw => compressed
+            .get(..limit)
+            .map(<[u8]>::to_vec)
+            .ok_or_else(|| short(codec, compressed.len(), limit)),
+        Codec::Gzip => fill(codec, flate2::bufread::GzDecoder::new(compressed), limit),
+        Codec::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)
+                .and_then(|mut decoder| {
+                    decoder.window_log_max(MAX_WINDOW_LOG)?;
+                    Ok(decoder)
+                })
+                .map_err(|e| Error::internal("zstd decoder").with_source(e))?
+                .single_frame();
+            fill(codec, &mut decoder, limit)
+        }
     }
-    Ok(out)
 }
+
+/// The tar of a layer: gzip of any number of members, zstd of any number of frames (skippable ones
+/// left out), or as it is.
+///
+/// # Errors
+/// `Internal` if the decoder cannot be set up. Malformed data shows as an I/O error while reading.
+pub fn reader(
+    compression: Compression,
+    input: impl Read + Send + 'static,
+) -> Result<Box<dyn Read + Send>> {
+    Ok(match compression {
+        Compression::None => Box::new(input),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(
+            BufReader::with_capacity(READ_BUFFER, input),
+        )),
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::new(input)
+                .map_err(|e| Error::internal("zstd decoder").with_source(e))?;
+            decoder
+                .window_log_max(MAX_WINDOW_LOG)
+                .map_err(|e| Error::internal("zstd decoder").with_source(e))?;
+            Box::new(decoder)
+        }
+    })
+}
+
+fn fill(codec: Codec, decoder: impl Read, limit: usize) -> Result<Vec<u8>> {
+    // Grows with what really comes out, so that a lie about the size costs no memory.
+    let mut plain = Vec::with_capacity(limit.min(FIRST_CAPACITY));
+    decoder
+        .take(limit as u64)
+        .read_to_end(&mut plain)
+        .map_err(|e| Error::corrupt(format!("malformed {}", name(codec))).with_source(e))?;
+    if plain.len() < limit {
+        return Err(short(codec, plain.len(), limit));
+    }
+    Ok(plain)
+}
+
+fn short(codec: Codec, got: usize, limit: usize) -> Error {
+    Error::corrupt(format!(
+        "{} gives {got} bytes where {limit} are needed",
+        name(codec)
+    ))
+}
+
+fn name(codec: Codec) -> &'static str {
+    match codec {
+        Codec::Gzip => "gzip member",
+        Codec::Zstd => "zstd frame",
+        Codec::Raw => "raw unit",
+    }
+}
+
+/// What is allocated before anything has been decoded: the usual chunk and a little.
+const FIRST_CAPACITY: usize = (4 << 20) + (64 << 10);
+const READ_BUFFER: usize = 128 << 10;
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,30 @@
 //!
 //! [`LayerIndex`] is the one model that every format is read into. A chunk is the unit of
 //! verification; a [`Unit`] is a run of the plain blob that decompresses on its own (a gzip member, a
-//! zstd frame, raw bytes) and holds one or more chunks.
+//! zstd frame, raw bytes) and holds one or more chunks. [`open`] reads and verifies one; [`write`]
+//! makes a lazy layer of a tar.
+
+pub mod binding;
+mod builder;
+mod chunk;
+mod entry;
+mod estargz;
+pub mod limits;
+mod open;
+mod path;
+pub mod tar;
+pub mod write;
+mod zstd_chunked;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    binding::{Binding, Dialect, Position},
+    chunk::{chunk_bytes, verify},
+    open::{VerifiedIndex, open},
+    path::clean as clean_path,
+};
 
 /// One layer's files in the order of its tar, as an index told them. Not verified by itself: see
 /// `VerifiedIndex`.
