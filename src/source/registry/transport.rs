@@ -212,32 +212,35 @@ impl Registry {
         }
     }
 
-    /// Sends once. The first request to a registry on loopback finds out its scheme.
+    /// Sends once. The first request to a registry on loopback finds out its scheme: one that
+    /// speaks TLS answers plain HTTP with 400, or with something that is not HTTP.
     async fn once(
         &self,
         request: &Request<'_>,
         url: &mut Url,
         headers: HeaderMap,
     ) -> Result<Response, Failure> {
-        let answer = self.raw(request, url.clone(), headers.clone()).await;
+        let failure = |error| network(request.what, error);
+        let answer = self.raw(request, url.clone(), headers.clone()).await?;
         if self.scheme.get().is_some() || !self.is_own(url) {
-            return answer;
+            return answer.map_err(failure);
         }
-        let tls = match &answer {
+        let maybe_tls = match &answer {
             Ok(response) => response.status() == StatusCode::BAD_REQUEST,
-            Err(_) => true,
+            Err(error) => !error.is_timeout() && !error.is_connect(),
         };
-        if tls && url.set_scheme("https").is_ok() {
-            if let Ok(response) = self.raw(request, url.clone(), headers).await {
+        if maybe_tls && url.set_scheme("https").is_ok() {
+            let by_tls = self.raw(request, url.clone(), headers).await?;
+            if by_tls.as_ref().map_or_else(is_untrusted, |_| true) {
                 let _ = self.scheme.set(Scheme::Https);
-                return Ok(response);
+                return by_tls.map_err(failure);
             }
             let _ = url.set_scheme("http");
         }
         if answer.is_ok() {
             let _ = self.scheme.set(Scheme::Http);
         }
-        answer
+        answer.map_err(failure)
     }
 
     async fn raw(
@@ -245,7 +248,7 @@ impl Registry {
         request: &Request<'_>,
         url: Url,
         headers: HeaderMap,
-    ) -> Result<Response, Failure> {
+    ) -> Result<reqwest::Result<Response>> {
         let mut builder = self
             .http
             .request(request.method.clone(), url)
@@ -254,10 +257,7 @@ impl Registry {
             builder = builder.body(make().await?);
         }
         request.traffic.request();
-        builder
-            .send()
-            .await
-            .map_err(|error| network(request.what, error))
+        Ok(builder.send().await)
     }
 
     /// A URL on the registry.
@@ -333,6 +333,8 @@ impl Registry {
                 Error::denied(said).with_hint(CREDENTIALS_HINT)
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Error::not_found(said),
+            _ if status.is_client_error() => Error::invalid(said),
+            StatusCode::NOT_IMPLEMENTED => Error::unsupported(said),
             _ => Error::unavailable(said),
         }
     }
@@ -406,6 +408,7 @@ pub(super) fn passing(
 
 /// The failure of a connection or a body. The URL is left out: it may be a signed one.
 pub(super) fn network(what: &str, error: reqwest::Error) -> Failure {
+    let untrusted = is_untrusted(&error);
     let error = error.without_url();
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);
@@ -416,16 +419,29 @@ pub(super) fn network(what: &str, error: reqwest::Error) -> Failure {
         }
         cause = below.source();
     }
-    let again = if error.is_builder() || text.contains("invalid peer certificate") {
-        Again::Never
-    } else {
-        Again::Backoff
-    };
-    let mut said = Error::unavailable(format!("{what}: {text}"));
-    if text.contains("invalid peer certificate") {
-        said = said.with_hint("if the registry's certificate authority is private, name its file");
+    let said = Error::unavailable(format!("{what}: {text}"));
+    if untrusted {
+        return Failure::fatal(said.with_hint(
+            "if the registry's certificate is by an authority of your own, name its CA file",
+        ));
     }
-    Failure { error: said, again }
+    if error.is_builder() {
+        return Failure::fatal(said);
+    }
+    Failure::passing(said)
+}
+
+/// Whether the other side speaks TLS, with a certificate that is not accepted. The layers between
+/// hide the type, so it is told by rustls's words.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(below) = cause {
+        if below.to_string().contains("invalid peer certificate") {
+            return true;
+        }
+        cause = below.source();
+    }
+    false
 }
 
 /// The registry's own words about a refusal, one line; reads a bounded part of the body.
