@@ -1,6 +1,9 @@
 //! What the registry client does when things go wrong: every failure that a registry, its token
 //! server, its blob store or the network between is known to produce.
 
+// A test that cannot go on panics, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::{

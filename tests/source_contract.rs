@@ -1,5 +1,8 @@
 //! What every source of blobs and manifests keeps to, run on each of them.
 
+// A test that cannot go on panics, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;
