@@ -618,12 +618,17 @@ async fn referrers_fail_closed() {
 
 #[tokio::test]
 async fn uploads_are_begun_anew() {
-    let case = Case::new().await;
+    let options = Options {
+        deadline: Duration::from_millis(600),
+        ..Options::default()
+    };
+    let case = Case::with(Setup::default(), options).await;
     let writer = case.writer();
     for (number, fault) in [
         ("POST", Fault::Status(503)),
         ("PUT", Fault::Status(500)),
         ("PUT", Fault::Close),
+        ("PUT", Fault::Hang),
         ("HEAD", Fault::Close),
     ]
     .into_iter()
@@ -637,7 +642,7 @@ async fn uploads_are_begun_anew() {
         let stored = case.registry.blob(REPOSITORY, &descriptor.digest);
         assert_eq!(stored, Some(bytes));
     }
-    assert_eq!(case.clock.waits().len(), 4);
+    assert_eq!(case.clock.waits().len(), 5);
     let descriptor = Descriptor::of("a/b", b"x");
     case.registry.fail_next("POST", Fault::Status(403));
     let content = BlobContent::Bytes(Bytes::from_static(b"x"));
