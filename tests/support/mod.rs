@@ -1,12 +1,11 @@
-//! What integration tests share.
-#![allow(
-    unreachable_pub,
-    reason = "each test crate includes these modules as its own"
-)]
+//! What integration tests share; each test binary uses a part of it.
 #![allow(dead_code, reason = "no test uses all of it")]
+#![allow(unreachable_pub, missing_docs, missing_debug_implementations, reason = "not an API")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-pub(crate) mod docker_registry;
-pub(crate) mod images;
-pub(crate) mod pipeline;
-pub(crate) mod tree_compare;
+pub mod docker_registry;
+pub mod images;
+pub mod pipeline;
+pub mod registry;
+mod registry_http;
+pub mod tree_compare;

@@ -1,7 +1,7 @@
 //! Writes images into a layout directory: every file appears whole or not at all.
 //!
-//! `index.json` is changed under a lock on the `oci-layout` file, so that writers of several
-//! processes do not lose each other's entries.
+//! The layout is made and `index.json` is changed under a lock on the directory, so that writers of
+//! several processes do not lose each other's entries.
 
 use std::{
     fs::{self, File},
@@ -27,6 +27,9 @@ pub struct LayoutWriter {
 
 /// The `oci-layout` file.
 const MARKER: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// How names of files that are being written begin.
+const TEMPORARY: &str = ".nacre-";
 
 /// Bytes copied at a time.
 const PIECE: usize = 256 << 10;
@@ -79,11 +82,14 @@ impl RepositoryWriter for LayoutWriter {
 fn prepare(root: &Path) -> Result<()> {
     let io = |e| Error::io(name(root), e);
     fs::create_dir_all(root).map_err(io)?;
+    let _lock = lock(root)?;
     let marker = root.join("oci-layout");
     if !marker.try_exists().map_err(io)? {
         let strangers = fs::read_dir(root).map_err(io)?.flatten().any(|entry| {
             let known = entry.file_name();
-            known != "blobs" && known != "index.json" && known != "oci-layout"
+            // A writer that died may have left the last.
+            let ours = known.to_string_lossy().starts_with(TEMPORARY);
+            known != "blobs" && known != "index.json" && known != "oci-layout" && !ours
         });
         if strangers {
             return Err(Error::invalid(format!(
@@ -94,7 +100,6 @@ fn prepare(root: &Path) -> Result<()> {
         replace(root, &marker, MARKER.as_bytes()).map_err(io)?;
     }
     fs::create_dir_all(root.join("blobs/sha256")).map_err(io)?;
-    let _lock = lock(root)?;
     if !root.join("index.json").try_exists().map_err(io)? {
         write_index(root, &index::empty())?;
     }
@@ -200,7 +205,7 @@ fn children(manifest: &RawManifest) -> Vec<Digest> {
 /// Exclusive until dropped.
 fn lock(root: &Path) -> Result<File> {
     let io = |e: io::Error| Error::io(format!("lock of {}", name(root)), e);
-    let file = File::open(root.join("oci-layout")).map_err(io)?;
+    let file = File::open(root).map_err(io)?;
     flock(&file, FlockOperation::LockExclusive).map_err(|e| io(e.into()))?;
     Ok(file)
 }
@@ -231,7 +236,7 @@ struct Temporary {
 impl Temporary {
     fn new(directory: &Path) -> io::Result<Self> {
         let random = getrandom::u64().map_err(io::Error::other)?;
-        let path = directory.join(format!(".nacre-{random:016x}"));
+        let path = directory.join(format!("{TEMPORARY}{random:016x}"));
         let file = File::create_new(&path)?;
         Ok(Self {
             path,

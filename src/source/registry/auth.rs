@@ -19,6 +19,7 @@ use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
 use super::{
+    Options,
     challenge::{self, Challenge},
     credentials::{Credentials, Login},
     retry::{Environment, Failure},
@@ -45,6 +46,7 @@ pub(super) struct Authenticator {
     credentials: Credentials,
     environment: Arc<dyn Environment>,
     insecure_realm: bool,
+    patience: Duration,
     challenge: Mutex<Option<Challenge>>,
     grants: Mutex<HashMap<(String, Actions), Arc<Slot>>>,
 }
@@ -90,17 +92,13 @@ impl Actions {
 
 impl Authenticator {
     /// `insecure_realm`: whether secrets may go to a token server without TLS.
-    pub(super) fn new(
-        host: String,
-        credentials: Credentials,
-        environment: Arc<dyn Environment>,
-        insecure_realm: bool,
-    ) -> Self {
+    pub(super) fn new(host: &str, options: &Options, insecure_realm: bool) -> Self {
         Self {
-            host,
-            credentials,
-            environment,
+            host: host.to_owned(),
+            credentials: options.credentials.clone(),
+            environment: Arc::clone(&options.environment),
             insecure_realm,
+            patience: options.stall_timeout,
             challenge: Mutex::default(),
             grants: Mutex::default(),
         }
@@ -268,9 +266,10 @@ impl Authenticator {
     ) -> Result<Held, Failure> {
         let what = format!("token for registry {}", self.host);
         traffic.request();
-        let mut response = request
-            .send()
+        let patience = self.patience;
+        let mut response = tokio::time::timeout(patience, request.send())
             .await
+            .map_err(|_| transport::stalled(&what, patience))?
             .map_err(|e| transport::network(&what, e))?;
         let status = response.status();
         if matches!(
@@ -293,12 +292,7 @@ impl Authenticator {
             ))));
         }
         let mut body = Zeroizing::new(Vec::with_capacity(8 << 10));
-        while let Some(piece) = response
-            .chunk()
-            .await
-            .map_err(|e| transport::network(&what, e))?
-        {
-            traffic.received(piece.len());
+        while let Some(piece) = transport::chunk(&mut response, &what, patience, traffic).await? {
             if body.len() + piece.len() > MAX_ANSWER {
                 return Err(Failure::fatal(Error::denied(format!(
                     "{what}: answer over {MAX_ANSWER} bytes"

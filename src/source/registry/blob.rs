@@ -159,7 +159,12 @@ impl Inner {
     /// One request: to the store that the last redirect named, or to the registry.
     async fn get(&self, range: Option<&Range<u64>>) -> Result<Response, Failure> {
         if let Some(url) = self.redirect() {
-            let exchange = self.request(Method::GET, Target::Url(url), range).await?;
+            let exchange = self.request(Method::GET, Target::Url(url), range).await;
+            if exchange.is_err() {
+                // The store may be away for good: the next try lets the registry name one.
+                self.redirect_to(None);
+            }
+            let exchange = exchange?;
             let status = exchange.response.status();
             let refused = status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE;
             if !refused {

@@ -84,20 +84,16 @@ impl Reader {
             None => self.body.insert(self.blob.open(self.next..self.end).await?),
         };
         loop {
-            let piece = body
-                .response
-                .chunk()
-                .await
-                .map_err(|e| transport::network(&self.blob.what(), e))?;
+            let what = self.blob.what();
+            let patience = self.blob.registry.options.stall_timeout;
+            let traffic = &self.blob.traffic;
+            let piece = transport::chunk(&mut body.response, &what, patience, traffic).await?;
             let Some(mut piece) = piece else {
                 return Err(Failure::passing(Error::unavailable(format!(
-                    "{}: answer cut off at byte {} of {}",
-                    self.blob.what(),
-                    self.next,
-                    self.end
+                    "{what}: answer cut off at byte {} of {}",
+                    self.next, self.end
                 ))));
             };
-            self.blob.traffic.received(piece.len());
             let skipped = usize::try_from(body.skip)
                 .unwrap_or(usize::MAX)
                 .min(piece.len());

@@ -52,8 +52,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Longest wait for the next byte of an answer; 15 s unless told.
     pub stall_timeout: Duration,
-    /// Longest one operation may take, its retries included; 60 s unless told. For a whole blob it
-    /// bounds the time without progress. Uploads are bounded by `stall_timeout` and the retries.
+    /// Longest one operation may take, its retries included; 60 s unless told. For a whole blob, in
+    /// either direction, it bounds the time without progress.
     pub deadline: Duration,
     /// When failed requests are tried again.
     pub retry: RetryPolicy,

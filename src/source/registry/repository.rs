@@ -143,12 +143,10 @@ impl RegistryRepository {
             .and_then(|link| response.url().join(link).ok());
         let next = next.and_then(|url| same_origin(response.url(), &url).then_some(url));
         let mut all = BytesMut::new();
-        while let Some(piece) = response
-            .chunk()
-            .await
-            .map_err(|e| transport::network(what, e))?
+        let patience = self.registry.options.stall_timeout;
+        while let Some(piece) =
+            transport::chunk(&mut response, what, patience, &self.traffic).await?
         {
-            self.traffic.received(piece.len());
             if (all.len() + piece.len()) as u64 > MAX_MANIFEST {
                 return Err(Failure::fatal(Error::invalid(format!(
                     "{what}: more than {MAX_MANIFEST} bytes"

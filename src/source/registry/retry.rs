@@ -228,7 +228,7 @@ pub(super) mod tests {
         }
 
         fn now(&self) -> Instant {
-            self.start + self.waits.lock().unwrap().iter().sum()
+            self.start + self.waits.lock().unwrap().iter().sum::<Duration>()
         }
 
         fn calendar(&self) -> SystemTime {

@@ -3,10 +3,14 @@
 use std::{
     fmt,
     net::IpAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use reqwest::{
     Method, Response, StatusCode,
@@ -43,8 +47,12 @@ enum Scheme {
     Https,
 }
 
-/// Makes a request's body, anew for each try.
-pub(super) type MakeBody = dyn Fn() -> BoxFuture<'static, Result<reqwest::Body>> + Send + Sync;
+/// Makes a request's body, anew for each try. It counts its bytes as they are taken.
+pub(super) type MakeBody =
+    dyn Fn(Progress) -> BoxFuture<'static, Result<reqwest::Body>> + Send + Sync;
+
+/// Bytes of a request's body that have been sent.
+pub(super) type Progress = Arc<AtomicU64>;
 
 /// One request to a registry.
 pub(super) struct Request<'a> {
@@ -107,12 +115,7 @@ impl Registry {
             authority: authority.to_owned(),
             scheme,
             http: connections(options, certificates, loopback)?,
-            auth: Authenticator::new(
-                host.to_owned(),
-                options.credentials.clone(),
-                Arc::clone(&options.environment),
-                plain || loopback,
-            ),
+            auth: Authenticator::new(host, options, plain || loopback),
             options: options.clone(),
         }))
     }
@@ -177,8 +180,7 @@ impl Registry {
                     )
                     .await
                 {
-                    // A short body read to its end lets the connection be used again.
-                    let _ = reason(&mut response, request.traffic).await;
+                    self.discard(&mut response, request.traffic).await;
                     continue;
                 }
             }
@@ -188,7 +190,7 @@ impl Registry {
                 response.headers(),
                 &*self.options.environment,
             ) {
-                let _ = reason(&mut response, request.traffic).await;
+                self.discard(&mut response, request.traffic).await;
                 return Err(failure);
             }
             let reads = matches!(request.method, Method::GET | Method::HEAD);
@@ -207,12 +209,13 @@ impl Registry {
                 ))));
             }
             let next = self.location(&url, &response, request.what)?;
-            let _ = reason(&mut response, request.traffic).await;
+            self.discard(&mut response, request.traffic).await;
             url = next;
         }
     }
 
-    /// Sends once. The first request to a registry on loopback finds out its scheme.
+    /// Sends once. The first request to a registry on loopback finds out its scheme: one that
+    /// speaks TLS answers plain HTTP with 400, or with something that is not HTTP.
     async fn once(
         &self,
         request: &Request<'_>,
@@ -221,43 +224,64 @@ impl Registry {
     ) -> Result<Response, Failure> {
         let answer = self.raw(request, url.clone(), headers.clone()).await;
         if self.scheme.get().is_some() || !self.is_own(url) {
-            return answer;
+            return answer.map_err(|sent| sent.failure(request.what));
         }
-        let tls = match &answer {
+        let maybe_tls = match &answer {
             Ok(response) => response.status() == StatusCode::BAD_REQUEST,
-            Err(_) => true,
+            Err(Sent::Network(error)) => !error.is_connect(),
+            Err(_) => false,
         };
-        if tls && url.set_scheme("https").is_ok() {
-            if let Ok(response) = self.raw(request, url.clone(), headers).await {
+        if maybe_tls && url.set_scheme("https").is_ok() {
+            let by_tls = self.raw(request, url.clone(), headers).await;
+            let speaks_tls = match &by_tls {
+                Ok(_) => true,
+                Err(Sent::Network(error)) => is_untrusted(error),
+                Err(_) => false,
+            };
+            if speaks_tls {
                 let _ = self.scheme.set(Scheme::Https);
-                return Ok(response);
+                return by_tls.map_err(|sent| sent.failure(request.what));
             }
             let _ = url.set_scheme("http");
         }
         if answer.is_ok() {
             let _ = self.scheme.set(Scheme::Http);
         }
-        answer
+        answer.map_err(|sent| sent.failure(request.what))
     }
 
+    /// Sends and waits for the head of the answer: not longer than the stall timeout, or, while a
+    /// body is sent, than the deadline without progress (registries hash an upload at its end).
     async fn raw(
         &self,
         request: &Request<'_>,
         url: Url,
         headers: HeaderMap,
-    ) -> Result<Response, Failure> {
-        let mut builder = self
+    ) -> Result<Response, Sent> {
+        let builder = self
             .http
             .request(request.method.clone(), url)
             .headers(headers);
-        if let Some(make) = request.body {
-            builder = builder.body(make().await?);
-        }
         request.traffic.request();
-        builder
-            .send()
-            .await
-            .map_err(|error| network(request.what, error))
+        let Some(make) = request.body else {
+            let patience = self.options.stall_timeout;
+            return match tokio::time::timeout(patience, builder.send()).await {
+                Ok(answer) => answer.map_err(Sent::Network),
+                Err(_) => Err(Sent::Stalled(patience)),
+            };
+        };
+        let progress = Progress::default();
+        let body = make(Arc::clone(&progress)).await.map_err(Sent::Body)?;
+        let patience = self.options.deadline;
+        let mut answer = std::pin::pin!(builder.body(body).send());
+        loop {
+            let before = progress.load(Ordering::Relaxed);
+            match tokio::time::timeout(patience, answer.as_mut()).await {
+                Ok(answer) => return answer.map_err(Sent::Network),
+                Err(_) if progress.load(Ordering::Relaxed) > before => {}
+                Err(_) => return Err(Sent::Stalled(patience)),
+            }
+        }
     }
 
     /// A URL on the registry.
@@ -277,17 +301,16 @@ impl Registry {
 
     /// Where a redirect points at.
     fn location(&self, from: &Url, response: &Response, what: &str) -> Result<Url, Failure> {
-        let bad = |why: &str| Failure::fatal(Error::unavailable(format!("{what}: {why}")));
-        let next = response
+        response
             .headers()
             .get(LOCATION)
             .and_then(|location| location.to_str().ok())
-            .and_then(|location| from.join(location).ok())
-            .ok_or_else(|| bad("redirect without a usable location"))?;
-        match (from.scheme(), next.scheme()) {
-            (_, "https") | ("http", "http") => Ok(next),
-            _ => Err(bad("redirect from https to something else is refused")),
-        }
+            .and_then(|location| redirect_target(from, location))
+            .ok_or_else(|| {
+                Failure::fatal(Error::unavailable(format!(
+                    "{what}: a redirect to nowhere, or from https to something less"
+                )))
+            })
     }
 
     /// Where an upload goes on: what `Location` says, on this registry by its own scheme, since a
@@ -314,6 +337,11 @@ impl Registry {
         Ok(next)
     }
 
+    /// Reads a short body to its end, which lets the connection be used again.
+    async fn discard(&self, response: &mut Response, traffic: &Traffic) {
+        reason(response, self.options.stall_timeout, traffic).await;
+    }
+
     /// The error for an answer that is a final no.
     pub(super) async fn refusal(
         &self,
@@ -322,7 +350,7 @@ impl Registry {
         traffic: &Traffic,
     ) -> Error {
         let status = response.status();
-        let reason = reason(&mut response, traffic).await;
+        let reason = reason(&mut response, self.options.stall_timeout, traffic).await;
         let said = if reason.is_empty() {
             format!("{what}: the registry answered {status}")
         } else {
@@ -333,6 +361,8 @@ impl Registry {
                 Error::denied(said).with_hint(CREDENTIALS_HINT)
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Error::not_found(said),
+            _ if status.is_client_error() => Error::invalid(said),
+            StatusCode::NOT_IMPLEMENTED => Error::unsupported(said),
             _ => Error::unavailable(said),
         }
     }
@@ -344,6 +374,48 @@ impl fmt::Debug for Registry {
             .field("host", &self.host)
             .finish_non_exhaustive()
     }
+}
+
+/// Why a request has no answer.
+enum Sent {
+    Network(reqwest::Error),
+    Stalled(Duration),
+    /// Its body could not be made.
+    Body(Error),
+}
+
+// === impl Sent ===
+
+impl Sent {
+    fn failure(self, what: &str) -> Failure {
+        match self {
+            Sent::Network(error) => network(what, error),
+            Sent::Stalled(patience) => stalled(what, patience),
+            Sent::Body(error) => Failure::fatal(error),
+        }
+    }
+}
+
+/// The next piece of an answer's body, counted.
+pub(super) async fn chunk(
+    response: &mut Response,
+    what: &str,
+    patience: Duration,
+    traffic: &Traffic,
+) -> Result<Option<Bytes>, Failure> {
+    let piece = tokio::time::timeout(patience, response.chunk())
+        .await
+        .map_err(|_| stalled(what, patience))?
+        .map_err(|error| network(what, error))?;
+    traffic.received(piece.as_ref().map_or(0, Bytes::len));
+    Ok(piece)
+}
+
+/// The failure of an answer that does not come.
+pub(super) fn stalled(what: &str, patience: Duration) -> Failure {
+    Failure::passing(Error::unavailable(format!(
+        "{what}: no byte in {patience:?}"
+    )))
 }
 
 /// The connection pool. Redirects are followed by us, and loopback never goes through a proxy.
@@ -358,7 +430,6 @@ fn connections(
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .connect_timeout(options.connect_timeout)
-            .read_timeout(options.stall_timeout)
             .tcp_nodelay(true);
         if loopback {
             builder.no_proxy()
@@ -406,6 +477,7 @@ pub(super) fn passing(
 
 /// The failure of a connection or a body. The URL is left out: it may be a signed one.
 pub(super) fn network(what: &str, error: reqwest::Error) -> Failure {
+    let untrusted = is_untrusted(&error);
     let error = error.without_url();
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(&error);
@@ -416,20 +488,33 @@ pub(super) fn network(what: &str, error: reqwest::Error) -> Failure {
         }
         cause = below.source();
     }
-    let again = if error.is_builder() || text.contains("invalid peer certificate") {
-        Again::Never
-    } else {
-        Again::Backoff
-    };
-    let mut said = Error::unavailable(format!("{what}: {text}"));
-    if text.contains("invalid peer certificate") {
-        said = said.with_hint("if the registry's certificate authority is private, name its file");
+    let said = Error::unavailable(format!("{what}: {text}"));
+    if untrusted {
+        return Failure::fatal(said.with_hint(
+            "if the registry's certificate is by an authority of your own, name its CA file",
+        ));
     }
-    Failure { error: said, again }
+    if error.is_builder() {
+        return Failure::fatal(said);
+    }
+    Failure::passing(said)
+}
+
+/// Whether the other side speaks TLS, with a certificate that is not accepted. The layers between
+/// hide the type, so it is told by rustls's words.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(below) = cause {
+        if below.to_string().contains("invalid peer certificate") {
+            return true;
+        }
+        cause = below.source();
+    }
+    false
 }
 
 /// The registry's own words about a refusal, one line; reads a bounded part of the body.
-pub(super) async fn reason(response: &mut Response, traffic: &Traffic) -> String {
+async fn reason(response: &mut Response, patience: Duration, traffic: &Traffic) -> String {
     #[derive(serde::Deserialize)]
     struct Errors {
         errors: Vec<Item>,
@@ -443,10 +528,9 @@ pub(super) async fn reason(response: &mut Response, traffic: &Traffic) -> String
     }
     let mut body = Vec::new();
     while body.len() < MAX_REASON {
-        let Ok(Some(piece)) = response.chunk().await else {
+        let Ok(Some(piece)) = chunk(response, "", patience, traffic).await else {
             break;
         };
-        traffic.received(piece.len());
         body.extend_from_slice(&piece);
     }
     let Ok(parsed) = serde_json::from_slice::<Errors>(&body) else {
@@ -465,6 +549,16 @@ pub(super) async fn reason(response: &mut Response, traffic: &Traffic) -> String
         .collect()
 }
 
+/// Where a redirect leads; never from TLS to no TLS.
+fn redirect_target(from: &Url, location: &str) -> Option<Url> {
+    let next = from.join(location).ok()?;
+    matches!(
+        (from.scheme(), next.scheme()),
+        (_, "https") | ("http", "http")
+    )
+    .then_some(next)
+}
+
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
@@ -475,5 +569,57 @@ fn is_loopback(url: &Url) -> bool {
         Some(url::Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
         Some(url::Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_keep_tls() {
+        let to = |from: &str, location: &str| {
+            redirect_target(&from.parse().unwrap(), location).map(String::from)
+        };
+        let (plain, tls) = ("http://r.example/v2/a", "https://r.example/v2/a");
+        assert_eq!(to(tls, "/b").as_deref(), Some("https://r.example/b"));
+        assert_eq!(
+            to(tls, "//s.example/b").as_deref(),
+            Some("https://s.example/b")
+        );
+        assert_eq!(to(plain, "https://s/b").as_deref(), Some("https://s/b"));
+        assert_eq!(to(plain, "http://s/b").as_deref(), Some("http://s/b"));
+        for location in ["http://r.example/v2/a", "ftp://s/", "data:,x", "http://"] {
+            assert_eq!(to(tls, location), None, "{location}");
+        }
+    }
+
+    #[test]
+    fn only_loopback_is_guessed_and_docker_hub_has_another_host() {
+        let options = Options {
+            plain_http: vec!["plain.example:5000".into(), "bare.example".into()],
+            ..Options::default()
+        };
+        for (host, url) in [
+            ("docker.io", "https://registry-1.docker.io/"),
+            ("r.example", "https://r.example/"),
+            ("r.example:5000", "https://r.example:5000/"),
+            ("plain.example:5000", "http://plain.example:5000/"),
+            ("plain.example", "https://plain.example/"),
+            ("bare.example:5001", "http://bare.example:5001/"),
+        ] {
+            let registry = Registry::new(host, &options, &[]).unwrap();
+            assert_eq!(registry.url("/").unwrap().as_str(), url);
+            assert!(registry.scheme.get().is_some());
+        }
+        for host in [
+            "127.0.0.1:5000",
+            "127.9.9.9",
+            "[::1]:5000",
+            "localhost:5000",
+        ] {
+            let registry = Registry::new(host, &options, &[]).unwrap();
+            assert!(registry.scheme.get().is_none(), "{host}");
+        }
     }
 }

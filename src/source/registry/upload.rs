@@ -1,12 +1,12 @@
 //! The body of an upload: bytes, or a file that is read while it is sent.
 
-use std::path::PathBuf;
+use std::{convert::Infallible, path::PathBuf, sync::atomic::Ordering};
 
 use bytes::{Bytes, BytesMut};
-use futures::{future::BoxFuture, stream};
+use futures::stream;
 use tokio::io::AsyncReadExt;
 
-use super::transport::MakeBody;
+use super::transport::{MakeBody, Progress};
 use crate::{
     error::{Error, Result},
     source::BlobContent,
@@ -19,26 +19,33 @@ const PIECE: usize = 256 << 10;
 pub(super) fn body_of(content: BlobContent) -> Box<MakeBody> {
     match content {
         BlobContent::Bytes(bytes) => body_of_bytes(bytes),
-        BlobContent::File(path) => Box::new(move || Box::pin(file_body(path.clone()))),
+        BlobContent::File(path) => {
+            Box::new(move |progress| Box::pin(file_body(path.clone(), progress)))
+        }
     }
 }
 
 /// A body in memory.
 pub(super) fn body_of_bytes(bytes: Bytes) -> Box<MakeBody> {
-    Box::new(move || -> BoxFuture<'static, Result<reqwest::Body>> {
-        let body = reqwest::Body::from(bytes.clone());
-        Box::pin(async move { Ok(body) })
+    Box::new(move |progress| {
+        let pieces = stream::unfold((bytes.clone(), progress), |(mut rest, progress)| async {
+            let piece = rest.split_to(rest.len().min(PIECE));
+            progress.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (rest, progress)))
+        });
+        Box::pin(async { Ok(reqwest::Body::wrap_stream(pieces)) })
     })
 }
 
-async fn file_body(path: PathBuf) -> Result<reqwest::Body> {
+async fn file_body(path: PathBuf, progress: Progress) -> Result<reqwest::Body> {
     let file = tokio::fs::File::open(&path)
         .await
         .map_err(|e| Error::io(format!("file {}", path.display()), e))?;
-    let pieces = stream::try_unfold(file, |mut file| async move {
+    let pieces = stream::try_unfold((file, progress), |(mut file, progress)| async {
         let mut piece = BytesMut::with_capacity(PIECE);
         let read = file.read_buf(&mut piece).await?;
-        Ok::<_, std::io::Error>((read > 0).then(|| (piece.freeze(), file)))
+        progress.fetch_add(read as u64, Ordering::Relaxed);
+        Ok::<_, std::io::Error>((read > 0).then(|| (piece.freeze(), (file, progress))))
     });
     Ok(reqwest::Body::wrap_stream(pieces))
 }

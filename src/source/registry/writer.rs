@@ -166,6 +166,7 @@ impl RegistryWriter {
         let media_type = HeaderValue::from_str(&manifest.media_type)
             .map_err(|_| Error::invalid(format!("{what}: media type is not a header value")))?;
         headers.insert(CONTENT_TYPE, media_type);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len()));
         let body = body_of_bytes(manifest.bytes.clone());
         let target = Target::Path(format!("/v2/{}/manifests/{location}", self.reader.path));
         let put = self.request(Method::PUT, target, headers, Some(&*body), &what);
