@@ -1,9 +1,9 @@
 //! Public and private options of an encrypted layer, and the key that they make together.
 //!
 //! ocicrypt looks for a cipher option in the public options first. Nothing authenticates those (the
-//! HMAC covers the ciphertext alone): whoever serves the manifest of an unsigned image could set the
-//! nonce, and the layer would decrypt to something else. Every writer puts the nonce into the private
-//! options; here it is taken from nowhere else.
+//! HMAC covers the ciphertext alone): whoever serves the manifest of an unsigned image could set
+//! the nonce, and the layer would decrypt to something else. Every writer puts the nonce into the
+//! private options; here it is taken from nowhere else.
 
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -110,7 +110,7 @@ impl Options {
             })?,
             None if self.nonce_is_public => {
                 return Err(Error::denied(
-                    "the nonce is only in the public encryption options, which nothing authenticates",
+                    "the nonce is only in the public options, which nothing authenticates",
                 )
                 .with_hint(
                     "encrypt the layer with a tool that wraps the nonce too, as ocicrypt does",
