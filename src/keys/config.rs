@@ -331,7 +331,7 @@ mod tests {
             let file: CocoKeyFile = path.display().to_string().parse().unwrap();
             file.read()
         };
-        let key: [u8; 32] = std::array::from_fn(|i| i as u8 * 7);
+        let key: [u8; 32] = std::array::from_fn(|i| u8::try_from(i * 7).unwrap());
         assert_eq!(*read(&key).unwrap(), key);
         assert_eq!(
             *read(format!(" {}\n", hex::encode(key)).as_bytes()).unwrap(),

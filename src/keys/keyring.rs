@@ -1,7 +1,7 @@
 //! The keys that are configured, and the search for one that opens a layer.
 //!
 //! What costs nothing is tried first: private keys on JWE packets, then local keys on CoCo packets,
-//! then key providers. All packets of a layer wrap the same options, so the first that opens decides.
+//! then key providers. All packets of a layer wrap the same options: the first that opens decides.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 

@@ -14,7 +14,7 @@ use serde::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-/// Bytes that may be a secret: a base64 string (Go) or an array of numbers (Rust), zeroized on drop.
+/// Bytes that may be a secret: a base64 string (Go) or an array of numbers (Rust); zeroized.
 pub(crate) struct SecretBytes(pub(crate) Zeroizing<Vec<u8>>);
 
 /// Bytes as an unpadded base64url string (JOSE).

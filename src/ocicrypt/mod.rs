@@ -2,9 +2,9 @@
 //!
 //! An encrypted layer's descriptor carries public options (cipher, HMAC) and, for each way to open
 //! it, a list of packets that wrap the same private options (key, nonce, digest of the plain blob).
-//! [`Annotations`] reads them, [`jwe`] and [`coco`] open packets, [`Options::join`] makes the
-//! [`LayerKey`](crate::keys::LayerKey), and [`LayerCipher`] decrypts at any offset. Key providers are
-//! asked by [`keys`](crate::keys).
+//! `annotations` reads them, `jwe` and `coco` open packets, `options` makes the
+//! [`LayerKey`](crate::keys::LayerKey), and [`LayerCipher`] decrypts at any offset. Key providers
+//! are asked by [`keys`](crate::keys).
 
 mod annotations;
 mod authenticator;

@@ -1,9 +1,9 @@
 //! Public and private options of an encrypted layer, and the key that they make together.
 //!
 //! ocicrypt looks for a cipher option in the public options first. Nothing authenticates those (the
-//! HMAC covers the ciphertext alone), so that whoever serves the manifest of an unsigned image could
-//! set the nonce and choose bits of the first plaintext it knows. Every writer puts the nonce into
-//! the private options; here it is taken from nowhere else.
+//! HMAC covers the ciphertext alone): whoever serves the manifest of an unsigned image could set
+//! the nonce, and the layer would decrypt to something else. Every writer puts the nonce into the
+//! private options; here it is taken from nowhere else.
 
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -76,7 +76,8 @@ impl Options {
     /// Joins these with private options that a packet held.
     ///
     /// # Errors
-    /// `Invalid` if the private options are malformed, `Denied` if only the public ones have a nonce.
+    /// `Invalid` if the private options are malformed, `Denied` if only the public ones have a
+    /// nonce.
     pub(crate) fn join(&self, private: &[u8], packet: &'static str) -> Result<LayerKey> {
         if private.len() > MAX_PRIVATE {
             return Err(Error::invalid(format!(
@@ -109,10 +110,10 @@ impl Options {
             })?,
             None if self.nonce_is_public => {
                 return Err(Error::denied(
-                    "the nonce is in the public encryption options only, which nothing authenticates",
+                    "the nonce is only in the public options, which nothing authenticates",
                 )
                 .with_hint(
-                    "encrypt the layer with a tool that wraps the nonce with the key, as ocicrypt does",
+                    "encrypt the layer with a tool that wraps the nonce too, as ocicrypt does",
                 ));
             }
             None => return Err(Error::invalid("private encryption options: no nonce")),

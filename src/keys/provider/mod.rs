@@ -1,4 +1,4 @@
-//! ocicrypt's key provider protocol, version 1: a JSON document each way, to a command or over gRPC.
+//! ocicrypt's key provider protocol, version 1: JSON each way, to a command or over gRPC.
 //!
 //! Go writes bytes as base64 and reads arrays too; the Rust side of Confidential Containers writes
 //! arrays and reads nothing else. So arrays are written and both are read.

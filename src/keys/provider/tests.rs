@@ -50,7 +50,9 @@ impl Script {
 async fn a_command_gets_the_request_and_answers_in_either_form() {
     for bytes in [r#""aGk=""#, "[104,105]"] {
         let script = Script::new(&format!(
-            r#"cat > "$1/request"; echo '{{"keywrapresults":{{"annotation":null}},"keyunwrapresults":{{"optsdata":{bytes}}}}}'"#
+            r#"cat > "$1/request"
+            echo '{{"keywrapresults":{{"annotation":null}},'
+            echo '"keyunwrapresults":{{"optsdata":{bytes}}}}}'"#
         ));
         assert_eq!(script.ask(LONG).await.unwrap()[..], *b"hi");
         let request = std::fs::read(script.directory.path().join("request")).unwrap();

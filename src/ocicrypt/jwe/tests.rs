@@ -271,3 +271,28 @@ fn refuses_malformed_documents() {
         assert!(error.to_string().contains(why), "{why}: {error}");
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+
+    /// Whatever stands in a packet, reading it ends in a verdict.
+    #[test]
+    fn damaged_documents_do_not_panic(at: proptest::sample::Index, byte: u8, cut: bool) {
+        let mut text = general_once().to_vec();
+        let at = at.index(text.len());
+        if cut {
+            text.truncate(at);
+        } else {
+            text[at] = byte;
+        }
+        let key = key("p256.jwk");
+        if let Ok(jwe) = Jwe::parse(&text) && let Ok(content) = jwe.open(&key) {
+            proptest::prop_assert_eq!(&content[..], b"content");
+        }
+    }
+}
+
+fn general_once() -> &'static [u8] {
+    static TEXT: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    TEXT.get_or_init(|| general().to_string().into_bytes())
+}

@@ -1,0 +1,329 @@
+//! What the Go implementation of ocicrypt wraps and encrypts, nacre opens: JWK recipients of every
+//! algorithm, key providers as a command and over gRPC. `tests/go/ocicrypt-interop` is the Go side.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Arc, OnceLock},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use futures::StreamExt;
+use nacre::{
+    error::Kind,
+    keys::{KeyConfig, Keyring},
+    oci::{Descriptor, Digest},
+    ocicrypt::{DecryptingSource, authenticate, packets},
+    source::MemoryBlob,
+};
+use nacre_snapshotter_proto::keyprovider::{
+    KeyProviderKeyWrapProtocolInput as Input, KeyProviderKeyWrapProtocolOutput as Output,
+    key_provider_service_server::{KeyProviderService, KeyProviderServiceServer},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tonic::{Request, Response, Status};
+
+const PLAIN: &[u8] = b"a plain blob of more than one block, whose bytes Go encrypts and we decrypt";
+
+/// A layer that the Go side encrypted.
+struct Encrypted {
+    layer: Descriptor,
+    ciphertext: Vec<u8>,
+}
+
+/// The built Go program; says why, if there is none.
+fn go_program() -> Option<&'static Path> {
+    static BUILT: OnceLock<Result<(TempDir, PathBuf), String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let version = Command::new("go").args(["env", "GOVERSION"]).output();
+        let version = version.map_err(|_| "go is not installed".to_owned())?;
+        let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
+        let minor: Option<u32> = version
+            .strip_prefix("go1.")
+            .and_then(|rest| rest.split('.').next()?.parse().ok());
+        if minor.is_none_or(|minor| minor < 21) {
+            return Err(format!("{version} cannot build modules for go 1.25"));
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("ocicrypt-interop");
+        let output = Command::new("go")
+            .args(["build", "-o"])
+            .arg(&program)
+            .arg(".")
+            .current_dir(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/go/ocicrypt-interop"
+            ))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        let offline = [
+            "dial tcp",
+            "no such host",
+            "connection refused",
+            "module lookup disabled",
+        ];
+        if offline.iter().any(|word| text.contains(word)) {
+            return Err("go cannot download its modules here".to_owned());
+        }
+        assert!(output.status.success(), "go build: {text}");
+        Ok((directory, program))
+    });
+    match built {
+        Ok((_, program)) => Some(program),
+        Err(why) => {
+            println!("skipped: {why}");
+            None
+        }
+    }
+}
+
+fn run(command: &mut Command, input: &[u8]) -> Vec<u8> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that reads nothing may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output.stdout
+}
+
+/// Has the Go side encrypt [`PLAIN`]; blocks, so call it off the runtime's only thread.
+fn encrypt(program: &Path, recipients: &[String], providers: Option<&Path>) -> Encrypted {
+    let mut command = Command::new(program);
+    command.arg("encrypt").args(recipients);
+    match providers {
+        Some(path) => command.env("OCICRYPT_KEYPROVIDER_CONFIG", path),
+        None => command.env_remove("OCICRYPT_KEYPROVIDER_CONFIG"),
+    };
+    let result: Value = serde_json::from_slice(&run(&mut command, PLAIN)).unwrap();
+    let ciphertext = STANDARD
+        .decode(result["ciphertext"].as_str().unwrap())
+        .unwrap();
+    let mut layer = Descriptor::of(
+        "application/vnd.oci.image.layer.v1.tar+encrypted",
+        &ciphertext,
+    );
+    layer.annotations = serde_json::from_value(result["annotations"].clone()).unwrap();
+    Encrypted { layer, ciphertext }
+}
+
+/// Opens and reads the layer, whole and in part.
+async fn check(image: &Encrypted, config: &KeyConfig, packet: &str) {
+    let key = Keyring::new(config)
+        .unwrap()
+        .unwrap(&image.layer)
+        .await
+        .unwrap();
+    assert_eq!(key.packet(), packet);
+    assert_eq!(key.plain_digest(), Some(&Digest::sha256(PLAIN)));
+    let blob = Arc::new(MemoryBlob::new(Bytes::from(image.ciphertext.clone())));
+    authenticate(&*blob, &key).await.unwrap();
+    let source = DecryptingSource::new(blob, &key);
+    assert_eq!(source.read_at(17..40).await.unwrap(), PLAIN[17..40]);
+    let mut stream = source.stream().await.unwrap();
+    let mut whole = Vec::new();
+    while let Some(piece) = stream.next().await {
+        whole.extend_from_slice(&piece.unwrap());
+    }
+    assert_eq!(whole, PLAIN);
+}
+
+fn write(directory: &TempDir, name: &str, json: &Value) -> PathBuf {
+    let path = directory.path().join(name);
+    std::fs::write(&path, json.to_string()).unwrap();
+    path
+}
+
+fn with_providers(path: &Path, parameter: Option<&str>) -> KeyConfig {
+    let mut config = KeyConfig {
+        keyprovider_config: Some(path.to_owned()),
+        ..KeyConfig::default()
+    };
+    if let Some(parameter) = parameter {
+        config
+            .add_decryption_key(&format!("provider:{parameter}"))
+            .unwrap();
+    }
+    config
+}
+
+#[tokio::test]
+async fn jwk_recipients_of_every_algorithm() {
+    let Some(program) = go_program() else {
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name).display().to_string();
+    let rsa: &[&str] = &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:3072"];
+    let ec = |curve: &'static str| vec!["-algorithm", "EC", "-pkeyopt", curve];
+    let mut recipients = Vec::new();
+    let mut keys = Vec::new();
+    for (at, (algorithm, options)) in [
+        ("RSA-OAEP", rsa.to_vec()),
+        ("RSA-OAEP-256", rsa.to_vec()),
+        ("ECDH-ES+A128KW", ec("ec_paramgen_curve:P-256")),
+        ("ECDH-ES+A192KW", ec("ec_paramgen_curve:P-384")),
+        ("ECDH-ES+A256KW", ec("ec_paramgen_curve:P-521")),
+        ("ECDH-ES+A128KW", ec("ec_paramgen_curve:P-521")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let [pem, private, public] = ["pem", "jwk", "pub"].map(|end| file(&format!("{at}.{end}")));
+        let made = Command::new("openssl")
+            .args(["genpkey", "-out", &pem])
+            .args(options)
+            .output()
+            .map(|output| output.status.success());
+        if made.is_err() {
+            println!("skipped: openssl is not installed");
+            return;
+        }
+        run(
+            Command::new(program).args(["jwk", algorithm, &pem, &private, &public]),
+            b"",
+        );
+        let image = encrypt(program, &[format!("jwe:{public}")], None);
+        assert_eq!(packets(&image.layer)[0].algorithms, [algorithm]);
+        for key in [&pem, &private] {
+            let mut config = KeyConfig::default();
+            config.add_decryption_key(key).unwrap();
+            check(&image, &config, "jwe").await;
+        }
+        recipients.push(format!("jwe:{public}"));
+        keys.push(private);
+    }
+    let image = encrypt(program, &recipients, None);
+    assert_eq!(packets(&image.layer)[0].recipients, Some(6));
+    for key in keys {
+        let mut config = KeyConfig::default();
+        config.add_decryption_key(&key).unwrap();
+        check(&image, &config, "jwe").await;
+    }
+}
+
+#[tokio::test]
+async fn key_provider_command() {
+    let Some(program) = go_program() else {
+        return;
+    };
+    if Command::new("python3").arg("--version").output().is_err() {
+        println!("skipped: python3 is not installed");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/ocicrypt/keyprovider.py"
+    );
+    // Go writes base64 and wants it or an array; CoCo's Rust side writes arrays.
+    for form in ["base64", "array"] {
+        let config = json!({"key-providers": {"shift": {
+            "cmd": {"path": "python3", "args": [script, form]},
+        }}});
+        let config = write(&directory, "providers.json", &config);
+        for parameter in ["shift", "shift:a longer parameter"] {
+            let image = encrypt(program, &[format!("provider:{parameter}")], Some(&config));
+            assert_eq!(packets(&image.layer)[0].kind, "provider.shift");
+            let parameter = parameter.contains(':').then_some(parameter);
+            check(&image, &with_providers(&config, parameter), "provider").await;
+
+            let other = with_providers(&config, Some("shift:another one"));
+            let error = Keyring::new(&other)
+                .unwrap()
+                .unwrap(&image.layer)
+                .await
+                .unwrap_err();
+            assert_eq!(error.kind(), Kind::Denied);
+            assert!(
+                error.to_string().contains("another parameter wrapped"),
+                "{error}"
+            );
+        }
+    }
+}
+
+/// Wraps by reversing.
+struct Reverse;
+
+impl Reverse {
+    fn answer(request: Request<Input>, from: [&str; 2], to: [&str; 2]) -> Response<Output> {
+        let request = request.into_inner().key_provider_key_wrap_protocol_input;
+        let request: Value = serde_json::from_slice(&request).unwrap();
+        let mut bytes: Vec<u8> = match &request[from[0]][from[1]] {
+            Value::String(text) => STANDARD.decode(text).unwrap(),
+            array => serde_json::from_value(array.clone()).unwrap(),
+        };
+        bytes.reverse();
+        let reply = json!({to[0]: {to[1]: bytes}}).to_string().into_bytes();
+        Response::new(Output {
+            key_provider_key_wrap_protocol_output: reply,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl KeyProviderService for Reverse {
+    async fn wrap_key(&self, request: Request<Input>) -> Result<Response<Output>, Status> {
+        let (from, to) = (
+            ["keywrapparams", "optsdata"],
+            ["keywrapresults", "annotation"],
+        );
+        Ok(Self::answer(request, from, to))
+    }
+
+    async fn un_wrap_key(&self, request: Request<Input>) -> Result<Response<Output>, Status> {
+        let (from, to) = (
+            ["keyunwrapparams", "annotation"],
+            ["keyunwrapresults", "optsdata"],
+        );
+        Ok(Self::answer(request, from, to))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn key_provider_server() {
+    let Some(program) = go_program() else {
+        return;
+    };
+    let incoming =
+        tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = incoming.local_addr().unwrap().to_string();
+    let server = tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(KeyProviderServiceServer::new(Reverse))
+            .serve_with_incoming(incoming),
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let config = json!({"key-providers": {"reverse": {"grpc": address}}});
+    let config = write(&directory, "providers.json", &config);
+    let image = encrypt(program, &["provider:reverse".to_owned()], Some(&config));
+    check(&image, &with_providers(&config, None), "provider").await;
+
+    server.abort();
+    let _ = server.await;
+    let keyring = Keyring::new(&with_providers(&config, None)).unwrap();
+    let error = keyring.unwrap(&image.layer).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(error.to_string().contains(&address), "{error}");
+    let none = Keyring::new(&KeyConfig::default()).unwrap();
+    let error = none.unwrap(&image.layer).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied);
+    assert!(
+        error.hint().unwrap().contains("key provider \"reverse\""),
+        "{error}"
+    );
+}
