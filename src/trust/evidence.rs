@@ -1,10 +1,10 @@
 //! Collecting the signatures that are attached to a manifest, and holding them against requirements.
 //!
-//! Both storage forms are asked at once: the tag `sha256-HEX.sig` and the referrers. Whatever cannot
+//! Both storage forms are asked at once, the tag `sha256-HEX.sig` and the referrers. Whatever cannot
 //! serve is kept as a reason, so that a refusal says what was found; a signature by somebody else
 //! beside ours never stands in the way.
 
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, future::BoxFuture, stream};
 
 use super::{
     bundle::{self, Bundle},
@@ -14,18 +14,10 @@ use super::{
     key::PublicKey,
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Kind, Result},
     oci::{Descriptor, Digest, Document, Location, Manifest, RawManifest, Reference},
     source::{Repository, read_verified},
 };
-
-/// Everything found beside an image.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) candidates: Vec<Candidate>,
-    /// Places that could not be asked; if no signature serves, one of these is the error.
-    pub(super) failures: Vec<Error>,
-}
 
 /// One attached signature, or why it is none.
 #[derive(Debug)]
@@ -54,25 +46,28 @@ const MAX_CANDIDATES: usize = 100;
 /// Signature blobs that are fetched at once.
 const CONCURRENT: usize = 8;
 
-/// Collects what is attached to any of `subjects` (the manifest, and the index it is from).
-pub(super) async fn collect(repository: &dyn Repository, subjects: &[RawManifest]) -> Found {
-    let each = subjects.iter().map(|subject| async move {
-        let (tagged, referrers) =
-            tokio::join!(tagged(repository, subject), referrers(repository, subject));
-        [tagged, referrers]
+/// Everything attached to any of `subjects` (the manifest, and the index it is from), one item for
+/// each place that is asked. All places are asked at once; the order of the items is always the
+/// same, so that the same image gives the same evidence.
+pub(super) fn places<'a>(
+    repository: &'a dyn Repository,
+    asked: &'a Reference,
+    subjects: &'a [RawManifest],
+) -> impl Stream<Item = Result<Vec<Candidate>>> + 'a {
+    let each = subjects.iter().flat_map(move |subject| {
+        let tagged: BoxFuture<'a, Result<Vec<Candidate>>> =
+            Box::pin(tagged(repository, asked, subject));
+        [tagged, Box::pin(referrers(repository, asked, subject))]
     });
-    let mut found = Found::default();
-    for result in futures::future::join_all(each).await.into_iter().flatten() {
-        match result {
-            Ok(candidates) => found.candidates.extend(candidates),
-            Err(error) => found.failures.push(error),
-        }
-    }
-    found
+    stream::iter(each).buffered(2 * subjects.len().max(1))
 }
 
 /// The layers of `sha256-HEX.sig`.
-async fn tagged(repository: &dyn Repository, subject: &RawManifest) -> Result<Vec<Candidate>> {
+async fn tagged(
+    repository: &dyn Repository,
+    asked: &Reference,
+    subject: &RawManifest,
+) -> Result<Vec<Candidate>> {
     let tag = cosign::tag_of(&subject.digest);
     let raw = match repository.manifest(&Location::Tag(tag.clone())).await {
         Ok(raw) => raw,
@@ -80,7 +75,7 @@ async fn tagged(repository: &dyn Repository, subject: &RawManifest) -> Result<Ve
         Err(error) => return Err(error.context(format!("signatures in tag {tag}"))),
     };
     match raw.parse() {
-        Ok(Document::Manifest(manifest)) => Ok(simple(repository, subject, &manifest).await),
+        Ok(Document::Manifest(manifest)) => Ok(simple(repository, asked, subject, &manifest).await),
         Ok(Document::Index(_)) => Ok(vec![refused(
             EvidenceKind::CosignSignature,
             &raw.digest,
@@ -99,31 +94,24 @@ async fn tagged(repository: &dyn Repository, subject: &RawManifest) -> Result<Ve
 /// The simple signing layers of a signature image.
 async fn simple(
     repository: &dyn Repository,
+    asked: &Reference,
     subject: &RawManifest,
     manifest: &Manifest,
 ) -> Vec<Candidate> {
-    let fetches = manifest
+    let expected = match asked {
+        Reference::Registry(name) => {
+            Some(cosign::write_payload(&subject.digest, &name.repository()))
+        }
+        Reference::Layout { .. } => None,
+    };
+    let expected = expected.as_deref();
+    // Collected first: a stream over the closure itself would not be `Send`.
+    let fetches: Vec<_> = manifest
         .layers
         .iter()
         .take(MAX_CANDIDATES)
-        .map(|layer| async move {
-            let content = match signature(layer) {
-                Ok(signature) => read_verified(repository, layer, cosign::MAX_PAYLOAD)
-                    .await
-                    .map(|payload| Content::Simple {
-                        payload: payload.to_vec(),
-                        signature,
-                    })
-                    .map_err(|error| error.to_string()),
-                Err(why) => Err(why),
-            };
-            candidate(
-                EvidenceKind::CosignSignature,
-                &layer.digest,
-                subject,
-                content,
-            )
-        });
+        .map(|layer| signature_layer(repository, expected, subject, layer))
+        .collect();
     let mut candidates: Vec<Candidate> = stream::iter(fetches).buffered(CONCURRENT).collect().await;
     if manifest.layers.len() > MAX_CANDIDATES {
         candidates.push(too_many(
@@ -133,6 +121,43 @@ async fn simple(
         ));
     }
     candidates
+}
+
+/// One layer of a signature image.
+async fn signature_layer(
+    repository: &dyn Repository,
+    expected: Option<&[u8]>,
+    subject: &RawManifest,
+    layer: &Descriptor,
+) -> Candidate {
+    let content = match signature(layer) {
+        Ok(signature) => payload(repository, layer, expected)
+            .await
+            .map(|payload| Content::Simple { payload, signature })
+            .map_err(|error| error.to_string()),
+        Err(why) => Err(why),
+    };
+    candidate(
+        EvidenceKind::CosignSignature,
+        &layer.digest,
+        subject,
+        content,
+    )
+}
+
+/// The payload's bytes. The one that cosign writes for this image and name is known beforehand: if
+/// the layer has its digest, nothing is fetched, which saves a round trip before every mount.
+async fn payload(
+    repository: &dyn Repository,
+    layer: &Descriptor,
+    expected: Option<&[u8]>,
+) -> Result<Vec<u8>> {
+    match expected {
+        Some(expected) if layer.digest.matches(expected) => Ok(expected.to_vec()),
+        _ => read_verified(repository, layer, cosign::MAX_PAYLOAD)
+            .await
+            .map(|payload| payload.to_vec()),
+    }
 }
 
 fn signature(layer: &Descriptor) -> Result<Vec<u8>, String> {
@@ -146,7 +171,11 @@ fn signature(layer: &Descriptor) -> Result<Vec<u8>, String> {
 }
 
 /// The bundles and signature images among the referrers.
-async fn referrers(repository: &dyn Repository, subject: &RawManifest) -> Result<Vec<Candidate>> {
+async fn referrers(
+    repository: &dyn Repository,
+    asked: &Reference,
+    subject: &RawManifest,
+) -> Result<Vec<Candidate>> {
     let all = match repository.referrers(&subject.digest).await {
         Ok(all) => all,
         Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
@@ -159,10 +188,11 @@ async fn referrers(repository: &dyn Repository, subject: &RawManifest) -> Result
         .iter()
         .filter(|d| d.artifact_type.as_deref().is_none_or(is_signature_artifact))
         .collect();
-    let fetches = bundles
+    let fetches: Vec<_> = bundles
         .iter()
         .take(MAX_CANDIDATES)
-        .map(|descriptor| referrer(repository, subject, descriptor));
+        .map(|descriptor| referrer(repository, asked, subject, descriptor))
+        .collect();
     let fetched: Vec<Vec<Candidate>> = stream::iter(fetches).buffered(CONCURRENT).collect().await;
     let mut candidates: Vec<Candidate> = fetched.into_iter().flatten().collect();
     if bundles.len() > MAX_CANDIDATES {
@@ -178,6 +208,7 @@ async fn referrers(repository: &dyn Repository, subject: &RawManifest) -> Result
 /// One referrer: a bundle, a signature image, or something that is no concern of ours.
 async fn referrer(
     repository: &dyn Repository,
+    asked: &Reference,
     subject: &RawManifest,
     descriptor: &Descriptor,
 ) -> Vec<Candidate> {
@@ -206,7 +237,7 @@ async fn referrer(
         .as_deref()
         .unwrap_or(&manifest.config.media_type);
     if kind == cosign::SIGNATURE_ARTIFACT {
-        return simple(repository, subject, &manifest).await;
+        return simple(repository, asked, subject, &manifest).await;
     }
     let [layer] = &manifest.layers[..] else {
         return match is_signature_artifact(kind) {
