@@ -258,6 +258,7 @@ async fn look(
     while let Some(place) = places.next().await {
         match place {
             Ok(candidates) => {
+                failure = failure.or(candidates.iter().find_map(Candidate::away));
                 for demand in demands.iter_mut() {
                     demand.try_all(&candidates, request.reference);
                 }

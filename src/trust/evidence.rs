@@ -1,8 +1,9 @@
-//! Collecting the signatures that are attached to a manifest, and holding them against requirements.
+//! Collecting the signatures that are attached to a manifest, and holding them against
+//! requirements.
 //!
-//! Both storage forms are asked at once, the tag `sha256-HEX.sig` and the referrers. Whatever cannot
-//! serve is kept as a reason, so that a refusal says what was found; a signature by somebody else
-//! beside ours never stands in the way.
+//! Both storage forms are asked at once, the tag `sha256-HEX.sig` and the referrers. Whatever
+//! cannot serve is kept as a reason, so that a refusal says what was found; a signature by somebody
+//! else beside ours never stands in the way.
 
 use futures::{Stream, StreamExt, future::BoxFuture, stream};
 
@@ -14,7 +15,7 @@ use super::{
     key::PublicKey,
 };
 use crate::{
-    error::{Kind, Result},
+    error::{Error, Kind, Result},
     oci::{Descriptor, Digest, Document, Location, Manifest, RawManifest, Reference},
     source::{Repository, read_verified},
 };
@@ -28,7 +29,7 @@ pub(super) struct Candidate {
     blob: Digest,
     /// The manifest or index it is attached to.
     subject: RawManifest,
-    content: Result<Content, String>,
+    content: Result<Content>,
 }
 
 #[derive(Debug)]
@@ -133,9 +134,8 @@ async fn signature_layer(
     let content = match signature(layer) {
         Ok(signature) => payload(repository, layer, expected)
             .await
-            .map(|payload| Content::Simple { payload, signature })
-            .map_err(|error| error.to_string()),
-        Err(why) => Err(why),
+            .map(|payload| Content::Simple { payload, signature }),
+        Err(why) => Err(Error::invalid(why)),
     };
     candidate(
         EvidenceKind::CosignSignature,
@@ -230,7 +230,14 @@ async fn referrer(
             Ok(Document::Index(_)) => return Vec::new(),
             Err(error) => return refuse(error.to_string()),
         },
-        Err(error) => return refuse(error.to_string()),
+        Err(error) => {
+            return vec![candidate(
+                EvidenceKind::SigstoreBundle,
+                &descriptor.digest,
+                subject,
+                Err(error),
+            )];
+        }
     };
     let kind = manifest
         .artifact_type
@@ -259,8 +266,10 @@ async fn referrer(
         return refuse(format!("attestation of type {predicate}, not a signature"));
     }
     let content = match read_verified(repository, layer, bundle::MAX_BUNDLE).await {
-        Ok(bytes) => Bundle::parse(&bytes).map(Content::Bundle),
-        Err(error) => Err(error.to_string()),
+        Ok(bytes) => Bundle::parse(&bytes)
+            .map(Content::Bundle)
+            .map_err(Error::invalid),
+        Err(error) => Err(error),
     };
     vec![candidate(
         EvidenceKind::SigstoreBundle,
@@ -288,7 +297,10 @@ impl Candidate {
         identity: &SignedIdentity,
         asked: &Reference,
     ) -> Result<Evidence, String> {
-        let content = self.content.as_ref().map_err(|why| self.because(why))?;
+        let content = self
+            .content
+            .as_ref()
+            .map_err(|why| self.because(&why.to_string()))?;
         let mut reasons: Vec<String> = Vec::new();
         for key in keys {
             match self.check_key(content, key, identity, asked) {
@@ -345,6 +357,16 @@ impl Candidate {
         format!("{}: {why}", self.name)
     }
 
+    /// Why it could not be read, if another try may help.
+    pub(super) fn away(&self) -> Option<Error> {
+        match &self.content {
+            Err(error) if error.kind() == Kind::Unavailable => {
+                Some(Error::unavailable(self.because(&error.to_string())))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether `reason` is that a good signature carries no name.
     pub(super) fn is_nameless(reason: &str) -> bool {
         reason.contains(NAMELESS)
@@ -357,7 +379,7 @@ fn candidate(
     kind: EvidenceKind,
     blob: &Digest,
     subject: &RawManifest,
-    content: Result<Content, String>,
+    content: Result<Content>,
 ) -> Candidate {
     Candidate {
         name: format!("{kind} {blob}"),
@@ -368,8 +390,13 @@ fn candidate(
     }
 }
 
-fn refused(kind: EvidenceKind, blob: &Digest, subject: &RawManifest, why: String) -> Candidate {
-    candidate(kind, blob, subject, Err(why))
+fn refused(
+    kind: EvidenceKind,
+    blob: &Digest,
+    subject: &RawManifest,
+    why: impl Into<String>,
+) -> Candidate {
+    candidate(kind, blob, subject, Err(Error::invalid(why)))
 }
 
 fn too_many(kind: EvidenceKind, subject: &RawManifest, count: usize) -> Candidate {

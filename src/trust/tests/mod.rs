@@ -132,7 +132,7 @@ fn envelope(key: &SigningKey, digest: &Digest, predicate: &str, name: Option<&st
     .to_string()
 }
 
-fn attach(memory: &Memory, subject: &RawManifest, bundle: &str) {
+fn attach(memory: &Memory, subject: &RawManifest, bundle: &str) -> Digest {
     memory.blob(bundle.as_bytes());
     let manifest = json!({
         "schemaVersion": 2,
@@ -147,6 +147,7 @@ fn attach(memory: &Memory, subject: &RawManifest, bundle: &str) {
     let mut descriptor = raw.descriptor();
     descriptor.artifact_type = Some(BUNDLE.into());
     memory.refer(&subject.digest, descriptor);
+    raw.digest
 }
 
 fn denied(result: Result<Grant>, wants: &[&str]) -> Error {
@@ -585,6 +586,13 @@ async fn what_cannot_be_asked_is_not_taken_for_absent() {
         Kind::Unavailable,
     );
     let error = admitted(&memory, &by_key).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    // Nor is a bundle that cannot be read.
+    let (second, image2) = plain();
+    let bundle = envelope(&key, &image2.digest, SIGN_PREDICATE, None);
+    let referrer = attach(&second, &image2, &bundle);
+    second.break_location(Location::Digest(referrer), Kind::Unavailable);
+    let error = admitted(&second, &by_key).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{error}");
     // A signature found elsewhere is enough.
     attach(
