@@ -196,6 +196,17 @@ async fn every_kind_of_key() {
     }
 }
 
+/// The public half of a private key, as openssl sees it.
+fn openssl_public(path: &Path, private: &str) -> String {
+    std::fs::write(path, private).unwrap();
+    let output = std::process::Command::new("openssl")
+        .args(["pkey", "-pubout", "-in"])
+        .arg(path)
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[tokio::test]
 async fn cosign_verifies_what_we_sign() {
     let Some((registry, cosign)) = start() else {
@@ -209,7 +220,11 @@ async fn cosign_verifies_what_we_sign() {
     let (private, public_pem) = generate().unwrap();
     let key = SigningKey::from_pem(private.as_bytes(), "ours.key").unwrap();
     let public = cosign.home.path().join("ours.pub");
-    std::fs::write(&public, public_pem).unwrap();
+    std::fs::write(&public, &public_pem).unwrap();
+    assert_eq!(
+        openssl_public(&cosign.home.path().join("ours.pem"), &private),
+        public_pem
+    );
     let theirs = cosign.generate("theirs");
 
     // After a signature by cosign, and before another.

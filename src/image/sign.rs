@@ -288,6 +288,19 @@ mod tests {
         assert_ne!(*generate().unwrap().0, *private);
     }
 
+    /// One key in both forms that openssl writes, and its public half.
+    const PKCS8: &str = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg1Ml5PFVcprBBOL7P\nMFyZolQT6CWaUplrrDfU0isti86hRANCAAQ5/5jnlMaWzKptVKAJOcYulGpboYaH\n+mtuViWSMzL6rfiD/eF6ZoeoZppLERroxdA+gn5Fq9+V5oE5b7UfJJ+Z\n-----END PRIVATE KEY-----\n";
+    const SEC1: &str = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEINTJeTxVXKawQTi+zzBcmaJUE+glmlKZa6w31NIrLYvOoAoGCCqGSM49\nAwEHoUQDQgAEOf+Y55TGlsyqbVSgCTnGLpRqW6GGh/prblYlkjMy+q34g/3hemaH\nqGaaSxEa6MXQPoJ+RavfleaBOW+1HySfmQ==\n-----END EC PRIVATE KEY-----\n";
+    const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEOf+Y55TGlsyqbVSgCTnGLpRqW6GG\nh/prblYlkjMy+q34g/3hemaHqGaaSxEa6MXQPoJ+RavfleaBOW+1HySfmQ==\n-----END PUBLIC KEY-----\n";
+
+    #[test]
+    fn reads_what_openssl_writes() {
+        for private in [PKCS8, SEC1] {
+            let key = SigningKey::from_pem(private.as_bytes(), "k").unwrap();
+            assert_eq!(key.public_pem(), PUBLIC);
+        }
+    }
+
     #[test]
     fn refuses_keys_it_cannot_use() {
         let encrypted = "-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n";

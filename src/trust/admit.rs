@@ -3,8 +3,12 @@
 //! Only manifests and signature blobs are fetched here. The tag is resolved once; everything after
 //! goes by the digest it had.
 
+use std::pin::pin;
+
+use futures::StreamExt as _;
+
 use super::{
-    evidence::{self, Candidate, Found},
+    evidence::{self, Candidate},
     grant::{Class, Evidence, Grant, Parts, Rule},
     identity::SignedIdentity,
     key::PublicKey,
@@ -176,65 +180,113 @@ async fn fetch(repository: &dyn Repository, location: &Location) -> Result<RawMa
     Ok(RawManifest { digest, ..raw })
 }
 
-/// Holds the image against all requirements; gives the signatures that met them.
+/// A `sigstoreSigned` requirement and how it stands.
+struct Demand<'a> {
+    keys: &'a [PublicKey],
+    identity: &'a SignedIdentity,
+    met: Option<Evidence>,
+    reasons: Vec<String>,
+}
+
+/// Holds the image against all requirements; gives the signatures that met them. Signatures are
+/// looked for only if one is required, and only until all that are required have been found.
 async fn evaluate(
     request: &Request<'_>,
     applied: &Applied<'_>,
     rule: &Rule,
     resolved: &Resolved,
 ) -> Result<Vec<Evidence>> {
-    let mut evidence: Vec<Evidence> = Vec::new();
-    let mut found: Option<Found> = None;
+    let mut demands: Vec<Demand<'_>> = Vec::new();
     for requirement in applied.requirements {
         match requirement {
             Requirement::InsecureAcceptAnything => {}
             Requirement::Reject => return Err(Error::internal("reject was not evaluated first")),
-            Requirement::SigstoreSigned { keys, identity } => {
-                let found = match &mut found {
-                    Some(found) => found,
-                    none => {
-                        let subjects: Vec<RawManifest> = [&resolved.manifest]
-                            .into_iter()
-                            .chain(resolved.index.as_ref())
-                            .cloned()
-                            .collect();
-                        none.insert(evidence::collect(request.repository, &subjects).await)
-                    }
-                };
-                let met = signed(request, rule, resolved, found, keys, identity)?;
-                if !evidence.contains(&met) {
-                    evidence.push(met);
+            Requirement::SigstoreSigned { keys, identity } => demands.push(Demand {
+                keys,
+                identity,
+                met: None,
+                reasons: Vec::new(),
+            }),
+        }
+    }
+    let failure = if demands.is_empty() {
+        None
+    } else {
+        look(request, resolved, &mut demands).await
+    };
+    let mut evidence: Vec<Evidence> = Vec::new();
+    for demand in demands {
+        match (demand.met, &failure) {
+            (Some(met), _) if evidence.contains(&met) => {}
+            (Some(met), _) => evidence.push(met),
+            (None, None) => {
+                let Demand {
+                    identity, reasons, ..
+                } = demand;
+                return Err(refusal(request, rule, resolved, identity, &reasons));
+            }
+            (None, Some(_)) => {}
+        }
+    }
+    match failure {
+        Some(failure) => Err(failure.context(format!(
+            "{}: {}: no signature that was found serves, and not all could be looked for",
+            request.reference, resolved.manifest.digest
+        ))),
+        None => Ok(evidence),
+    }
+}
+
+/// Looks in one place after the other until all demands are met. If one is not, and a place could
+/// not be asked, gives why.
+async fn look(
+    request: &Request<'_>,
+    resolved: &Resolved,
+    demands: &mut [Demand<'_>],
+) -> Option<Error> {
+    let subjects: Vec<RawManifest> = [&resolved.manifest]
+        .into_iter()
+        .chain(resolved.index.as_ref())
+        .cloned()
+        .collect();
+    let mut places = pin!(evidence::places(
+        request.repository,
+        request.reference,
+        &subjects
+    ));
+    let mut failure = None;
+    while let Some(place) = places.next().await {
+        match place {
+            Ok(candidates) => {
+                failure = failure.or(candidates.iter().find_map(Candidate::away));
+                for demand in demands.iter_mut() {
+                    demand.try_all(&candidates, request.reference);
                 }
+            }
+            Err(error) => failure = failure.or(Some(error)),
+        }
+        if demands.iter().all(|demand| demand.met.is_some()) {
+            return None;
+        }
+    }
+    failure
+}
+
+// === impl Demand ===
+
+impl Demand<'_> {
+    /// Takes the first of `candidates` that serves, unless one was found before.
+    fn try_all(&mut self, candidates: &[Candidate], asked: &Reference) {
+        for candidate in candidates {
+            if self.met.is_some() {
+                return;
+            }
+            match candidate.check(self.keys, self.identity, asked) {
+                Ok(evidence) => self.met = Some(evidence),
+                Err(why) => self.reasons.push(why),
             }
         }
     }
-    Ok(evidence)
-}
-
-/// The first signature that meets a `sigstoreSigned` requirement.
-fn signed(
-    request: &Request<'_>,
-    rule: &Rule,
-    resolved: &Resolved,
-    found: &mut Found,
-    keys: &[PublicKey],
-    identity: &SignedIdentity,
-) -> Result<Evidence> {
-    let mut reasons = Vec::new();
-    for candidate in &found.candidates {
-        match candidate.check(keys, identity, request.reference) {
-            Ok(evidence) => return Ok(evidence),
-            Err(why) => reasons.push(why),
-        }
-    }
-    let digest = &resolved.manifest.digest;
-    if let Some(failure) = found.failures.pop() {
-        return Err(failure.context(format!(
-            "{}: {digest}: no signature that was found serves, and not all could be looked for",
-            request.reference
-        )));
-    }
-    Err(refusal(request, rule, resolved, identity, &reasons))
 }
 
 /// Names the image, the rule and what became of each signature.

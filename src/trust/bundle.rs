@@ -21,8 +21,10 @@ pub(crate) const ARTIFACT_PREFIX: &str = "application/vnd.dev.sigstore.bundle";
 pub(crate) const PREDICATE_ANNOTATION: &str = "dev.sigstore.bundle.predicateType";
 /// Predicate type of cosign's statement that signs an image.
 pub(crate) const SIGN_PREDICATE: &str = "https://sigstore.dev/cosign/sign/v1";
-/// Largest bundle that is read; with certificate, timestamp and log proof one has 10 to 20 KiB.
-pub(crate) const MAX_BUNDLE: u64 = 4 << 20;
+/// Largest bundle that is read. One that signs an image has 10 to 20 KiB with certificate,
+/// timestamp and log proof; those of megabytes hold an SBOM, and up to a hundred are held in
+/// memory.
+pub(crate) const MAX_BUNDLE: u64 = 256 << 10;
 
 const MEDIA_TYPES: [&str; 4] = [
     "application/vnd.dev.sigstore.bundle+json;version=0.1",

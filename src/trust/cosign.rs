@@ -1,5 +1,5 @@
-//! cosign's simple signing: payloads that name a digest and a repository, kept as layers of the image
-//! `sha256-HEX.sig` in the signed image's repository (cosign 1 and 2, podman, skopeo, kpack).
+//! cosign's simple signing: payloads that name a digest and a repository, kept as layers of the
+//! image `sha256-HEX.sig` in the signed image's repository (cosign 1 and 2, podman, skopeo, kpack).
 //!
 //! Follows cosign's specs/SIGNATURE_SPEC.md and containers-signature(5). Parsing is pure; what is
 //! parsed says nothing until a key of the policy has verified it.
@@ -18,7 +18,7 @@ pub(crate) const SIGNATURE_ARTIFACT: &str = "application/vnd.dev.cosign.artifact
 /// The `type` of every payload.
 pub(crate) const PAYLOAD_TYPE: &str = "cosign container image signature";
 /// Largest payload that is read; cosign writes 250 bytes, more with `-a key=value`.
-pub(crate) const MAX_PAYLOAD: u64 = 1 << 20;
+pub(crate) const MAX_PAYLOAD: u64 = 64 << 10;
 /// Longest signature in base64: RSA of 8192 bits takes 1368 characters.
 const MAX_SIGNATURE: usize = 4096;
 

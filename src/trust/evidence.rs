@@ -1,10 +1,11 @@
-//! Collecting the signatures that are attached to a manifest, and holding them against requirements.
+//! Collecting the signatures that are attached to a manifest, and holding them against
+//! requirements.
 //!
-//! Both storage forms are asked at once: the tag `sha256-HEX.sig` and the referrers. Whatever cannot
-//! serve is kept as a reason, so that a refusal says what was found; a signature by somebody else
-//! beside ours never stands in the way.
+//! Both storage forms are asked at once, the tag `sha256-HEX.sig` and the referrers. Whatever
+//! cannot serve is kept as a reason, so that a refusal says what was found; a signature by somebody
+//! else beside ours never stands in the way.
 
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, future::BoxFuture, stream};
 
 use super::{
     bundle::{self, Bundle},
@@ -19,14 +20,6 @@ use crate::{
     source::{Repository, read_verified},
 };
 
-/// Everything found beside an image.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) candidates: Vec<Candidate>,
-    /// Places that could not be asked; if no signature serves, one of these is the error.
-    pub(super) failures: Vec<Error>,
-}
-
 /// One attached signature, or why it is none.
 #[derive(Debug)]
 pub(super) struct Candidate {
@@ -36,7 +29,7 @@ pub(super) struct Candidate {
     blob: Digest,
     /// The manifest or index it is attached to.
     subject: RawManifest,
-    content: Result<Content, String>,
+    content: Result<Content>,
 }
 
 #[derive(Debug)]
@@ -54,25 +47,28 @@ const MAX_CANDIDATES: usize = 100;
 /// Signature blobs that are fetched at once.
 const CONCURRENT: usize = 8;
 
-/// Collects what is attached to any of `subjects` (the manifest, and the index it is from).
-pub(super) async fn collect(repository: &dyn Repository, subjects: &[RawManifest]) -> Found {
-    let each = subjects.iter().map(|subject| async move {
-        let (tagged, referrers) =
-            tokio::join!(tagged(repository, subject), referrers(repository, subject));
-        [tagged, referrers]
+/// Everything attached to any of `subjects` (the manifest, and the index it is from), one item for
+/// each place that is asked. All places are asked at once; the order of the items is always the
+/// same, so that the same image gives the same evidence.
+pub(super) fn places<'a>(
+    repository: &'a dyn Repository,
+    asked: &'a Reference,
+    subjects: &'a [RawManifest],
+) -> impl Stream<Item = Result<Vec<Candidate>>> + 'a {
+    let each = subjects.iter().flat_map(move |subject| {
+        let tagged: BoxFuture<'a, Result<Vec<Candidate>>> =
+            Box::pin(tagged(repository, asked, subject));
+        [tagged, Box::pin(referrers(repository, asked, subject))]
     });
-    let mut found = Found::default();
-    for result in futures::future::join_all(each).await.into_iter().flatten() {
-        match result {
-            Ok(candidates) => found.candidates.extend(candidates),
-            Err(error) => found.failures.push(error),
-        }
-    }
-    found
+    stream::iter(each).buffered(2 * subjects.len().max(1))
 }
 
 /// The layers of `sha256-HEX.sig`.
-async fn tagged(repository: &dyn Repository, subject: &RawManifest) -> Result<Vec<Candidate>> {
+async fn tagged(
+    repository: &dyn Repository,
+    asked: &Reference,
+    subject: &RawManifest,
+) -> Result<Vec<Candidate>> {
     let tag = cosign::tag_of(&subject.digest);
     let raw = match repository.manifest(&Location::Tag(tag.clone())).await {
         Ok(raw) => raw,
@@ -80,7 +76,7 @@ async fn tagged(repository: &dyn Repository, subject: &RawManifest) -> Result<Ve
         Err(error) => return Err(error.context(format!("signatures in tag {tag}"))),
     };
     match raw.parse() {
-        Ok(Document::Manifest(manifest)) => Ok(simple(repository, subject, &manifest).await),
+        Ok(Document::Manifest(manifest)) => Ok(simple(repository, asked, subject, &manifest).await),
         Ok(Document::Index(_)) => Ok(vec![refused(
             EvidenceKind::CosignSignature,
             &raw.digest,
@@ -99,31 +95,24 @@ async fn tagged(repository: &dyn Repository, subject: &RawManifest) -> Result<Ve
 /// The simple signing layers of a signature image.
 async fn simple(
     repository: &dyn Repository,
+    asked: &Reference,
     subject: &RawManifest,
     manifest: &Manifest,
 ) -> Vec<Candidate> {
-    let fetches = manifest
+    let expected = match asked {
+        Reference::Registry(name) => {
+            Some(cosign::write_payload(&subject.digest, &name.repository()))
+        }
+        Reference::Layout { .. } => None,
+    };
+    let expected = expected.as_deref();
+    // Collected first: a stream over the closure itself would not be `Send`.
+    let fetches: Vec<_> = manifest
         .layers
         .iter()
         .take(MAX_CANDIDATES)
-        .map(|layer| async move {
-            let content = match signature(layer) {
-                Ok(signature) => read_verified(repository, layer, cosign::MAX_PAYLOAD)
-                    .await
-                    .map(|payload| Content::Simple {
-                        payload: payload.to_vec(),
-                        signature,
-                    })
-                    .map_err(|error| error.to_string()),
-                Err(why) => Err(why),
-            };
-            candidate(
-                EvidenceKind::CosignSignature,
-                &layer.digest,
-                subject,
-                content,
-            )
-        });
+        .map(|layer| signature_layer(repository, expected, subject, layer))
+        .collect();
     let mut candidates: Vec<Candidate> = stream::iter(fetches).buffered(CONCURRENT).collect().await;
     if manifest.layers.len() > MAX_CANDIDATES {
         candidates.push(too_many(
@@ -133,6 +122,42 @@ async fn simple(
         ));
     }
     candidates
+}
+
+/// One layer of a signature image.
+async fn signature_layer(
+    repository: &dyn Repository,
+    expected: Option<&[u8]>,
+    subject: &RawManifest,
+    layer: &Descriptor,
+) -> Candidate {
+    let content = match signature(layer) {
+        Ok(signature) => payload(repository, layer, expected)
+            .await
+            .map(|payload| Content::Simple { payload, signature }),
+        Err(why) => Err(Error::invalid(why)),
+    };
+    candidate(
+        EvidenceKind::CosignSignature,
+        &layer.digest,
+        subject,
+        content,
+    )
+}
+
+/// The payload's bytes. The one that cosign writes for this image and name is known beforehand: if
+/// the layer has its digest, nothing is fetched, which saves a round trip before every mount.
+async fn payload(
+    repository: &dyn Repository,
+    layer: &Descriptor,
+    expected: Option<&[u8]>,
+) -> Result<Vec<u8>> {
+    match expected {
+        Some(expected) if layer.digest.matches(expected) => Ok(expected.to_vec()),
+        _ => read_verified(repository, layer, cosign::MAX_PAYLOAD)
+            .await
+            .map(|payload| payload.to_vec()),
+    }
 }
 
 fn signature(layer: &Descriptor) -> Result<Vec<u8>, String> {
@@ -146,7 +171,11 @@ fn signature(layer: &Descriptor) -> Result<Vec<u8>, String> {
 }
 
 /// The bundles and signature images among the referrers.
-async fn referrers(repository: &dyn Repository, subject: &RawManifest) -> Result<Vec<Candidate>> {
+async fn referrers(
+    repository: &dyn Repository,
+    asked: &Reference,
+    subject: &RawManifest,
+) -> Result<Vec<Candidate>> {
     let all = match repository.referrers(&subject.digest).await {
         Ok(all) => all,
         Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
@@ -159,10 +188,11 @@ async fn referrers(repository: &dyn Repository, subject: &RawManifest) -> Result
         .iter()
         .filter(|d| d.artifact_type.as_deref().is_none_or(is_signature_artifact))
         .collect();
-    let fetches = bundles
+    let fetches: Vec<_> = bundles
         .iter()
         .take(MAX_CANDIDATES)
-        .map(|descriptor| referrer(repository, subject, descriptor));
+        .map(|descriptor| referrer(repository, asked, subject, descriptor))
+        .collect();
     let fetched: Vec<Vec<Candidate>> = stream::iter(fetches).buffered(CONCURRENT).collect().await;
     let mut candidates: Vec<Candidate> = fetched.into_iter().flatten().collect();
     if bundles.len() > MAX_CANDIDATES {
@@ -178,6 +208,7 @@ async fn referrers(repository: &dyn Repository, subject: &RawManifest) -> Result
 /// One referrer: a bundle, a signature image, or something that is no concern of ours.
 async fn referrer(
     repository: &dyn Repository,
+    asked: &Reference,
     subject: &RawManifest,
     descriptor: &Descriptor,
 ) -> Vec<Candidate> {
@@ -199,14 +230,21 @@ async fn referrer(
             Ok(Document::Index(_)) => return Vec::new(),
             Err(error) => return refuse(error.to_string()),
         },
-        Err(error) => return refuse(error.to_string()),
+        Err(error) => {
+            return vec![candidate(
+                EvidenceKind::SigstoreBundle,
+                &descriptor.digest,
+                subject,
+                Err(error),
+            )];
+        }
     };
     let kind = manifest
         .artifact_type
         .as_deref()
         .unwrap_or(&manifest.config.media_type);
     if kind == cosign::SIGNATURE_ARTIFACT {
-        return simple(repository, subject, &manifest).await;
+        return simple(repository, asked, subject, &manifest).await;
     }
     let [layer] = &manifest.layers[..] else {
         return match is_signature_artifact(kind) {
@@ -228,8 +266,10 @@ async fn referrer(
         return refuse(format!("attestation of type {predicate}, not a signature"));
     }
     let content = match read_verified(repository, layer, bundle::MAX_BUNDLE).await {
-        Ok(bytes) => Bundle::parse(&bytes).map(Content::Bundle),
-        Err(error) => Err(error.to_string()),
+        Ok(bytes) => Bundle::parse(&bytes)
+            .map(Content::Bundle)
+            .map_err(Error::invalid),
+        Err(error) => Err(error),
     };
     vec![candidate(
         EvidenceKind::SigstoreBundle,
@@ -257,7 +297,10 @@ impl Candidate {
         identity: &SignedIdentity,
         asked: &Reference,
     ) -> Result<Evidence, String> {
-        let content = self.content.as_ref().map_err(|why| self.because(why))?;
+        let content = self
+            .content
+            .as_ref()
+            .map_err(|why| self.because(&why.to_string()))?;
         let mut reasons: Vec<String> = Vec::new();
         for key in keys {
             match self.check_key(content, key, identity, asked) {
@@ -314,6 +357,16 @@ impl Candidate {
         format!("{}: {why}", self.name)
     }
 
+    /// Why it could not be read, if another try may help.
+    pub(super) fn away(&self) -> Option<Error> {
+        match &self.content {
+            Err(error) if error.kind() == Kind::Unavailable => {
+                Some(Error::unavailable(self.because(&error.to_string())))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether `reason` is that a good signature carries no name.
     pub(super) fn is_nameless(reason: &str) -> bool {
         reason.contains(NAMELESS)
@@ -326,7 +379,7 @@ fn candidate(
     kind: EvidenceKind,
     blob: &Digest,
     subject: &RawManifest,
-    content: Result<Content, String>,
+    content: Result<Content>,
 ) -> Candidate {
     Candidate {
         name: format!("{kind} {blob}"),
@@ -337,8 +390,13 @@ fn candidate(
     }
 }
 
-fn refused(kind: EvidenceKind, blob: &Digest, subject: &RawManifest, why: String) -> Candidate {
-    candidate(kind, blob, subject, Err(why))
+fn refused(
+    kind: EvidenceKind,
+    blob: &Digest,
+    subject: &RawManifest,
+    why: impl Into<String>,
+) -> Candidate {
+    candidate(kind, blob, subject, Err(Error::invalid(why)))
 }
 
 fn too_many(kind: EvidenceKind, subject: &RawManifest, count: usize) -> Candidate {

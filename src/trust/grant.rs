@@ -13,9 +13,7 @@ use crate::oci::{Digest, Manifest, Platform, Reference};
 /// ```
 ///
 /// ```compile_fail
-/// fn forge(parts: nacre::trust::Parts) -> nacre::trust::Grant {
-///     nacre::trust::Grant::new(parts)
-/// }
+/// let new = nacre::trust::Grant::new;
 /// ```
 ///
 /// ```compile_fail

@@ -3,7 +3,8 @@
 //! Semantics of containers/image: names are compared after expansion (`busybox` is
 //! `docker.io/library/busybox`), default tags are never added to what a signature says, and a
 //! signature that names only a repository satisfies neither `matchExact` nor
-//! `matchRepoDigestOrExact`. A layout has no such name, so only the `exact...` kinds can match there.
+//! `matchRepoDigestOrExact`. A layout has no such name, so only the `exact...` kinds can match
+//! there.
 
 use std::fmt;
 
@@ -30,7 +31,8 @@ pub enum SignedIdentity {
         signed_prefix: String,
     },
     /// No name is compared: the signed digest alone binds the signature to the image. nacre's own
-    /// extension, needed for signatures that carry no name (docs/decisions/0003-bundle-identity.md).
+    /// extension, needed for signatures that carry no name
+    /// (docs/decisions/0003-bundle-identity.md).
     MatchDigest,
 }
 

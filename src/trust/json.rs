@@ -4,7 +4,7 @@
 //! `serde_json` keeps the last of two equal keys and positions only its own errors. A policy or a
 //! signed payload must not be read as two things, and a policy error must point at the line to fix.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 /// Where a value or key begins, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,14 +50,28 @@ pub(crate) struct Fault {
 /// Deepest nesting that is read; policies have 6 levels, statements of signatures fewer than 20.
 const MAX_DEPTH: usize = 64;
 
+/// Most values in a document, so that memory stays bounded: a policy of 20,000 scopes has 120,000,
+/// a bundle some hundreds.
+const MAX_NODES: usize = 200_000;
+
 struct Reader<'a> {
     bytes: &'a [u8],
     next: usize,
+    nodes: usize,
+    /// Line of `next`, and where it begins. Only white space has line breaks.
+    line: usize,
+    line_start: usize,
 }
 
 /// Parses a whole document. Its size is bounded by the caller, who holds the bytes.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Node, Fault> {
-    let mut reader = Reader { bytes, next: 0 };
+    let mut reader = Reader {
+        bytes,
+        next: 0,
+        nodes: 0,
+        line: 1,
+        line_start: 0,
+    };
     let node = reader.node(0)?;
     reader.space();
     match reader.peek() {
@@ -165,6 +179,10 @@ impl Reader<'_> {
         if depth > MAX_DEPTH {
             return Err(self.fault(format!("nested more than {MAX_DEPTH} levels deep")));
         }
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(self.fault(format!("more than {MAX_NODES} values")));
+        }
         let value = match self.peek() {
             Some(b'{') => self.object(depth)?,
             Some(b'[') => self.array(depth)?,
@@ -182,6 +200,7 @@ impl Reader<'_> {
     fn object(&mut self, depth: usize) -> Result<Value, Fault> {
         self.next += 1;
         let mut members: Vec<Member> = Vec::new();
+        let mut keys: HashSet<String> = HashSet::new();
         self.space();
         if self.take(b'}') {
             return Ok(Value::Object(members));
@@ -193,7 +212,7 @@ impl Reader<'_> {
                 return Err(self.fault("want a key in double quotes"));
             }
             let key = self.string()?;
-            if members.iter().any(|m| m.key == key) {
+            if !keys.insert(key.clone()) {
                 return Err(Fault {
                     at,
                     reason: format!("duplicate key {key:?}"),
@@ -282,8 +301,12 @@ impl Reader<'_> {
     }
 
     fn space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        while let Some(byte @ (b' ' | b'\t' | b'\n' | b'\r')) = self.peek() {
             self.next += 1;
+            if byte == b'\n' {
+                self.line += 1;
+                self.line_start = self.next;
+            }
         }
     }
 
@@ -304,15 +327,11 @@ impl Reader<'_> {
         }
     }
 
+    /// The place of an offset in the current line.
     fn position(&self, offset: usize) -> Position {
-        let before = &self.bytes[..offset.min(self.bytes.len())];
-        let line_start = before
-            .iter()
-            .rposition(|b| *b == b'\n')
-            .map_or(0, |n| n + 1);
         Position {
-            line: 1 + before.iter().filter(|b| **b == b'\n').count(),
-            column: 1 + before.len() - line_start,
+            line: self.line,
+            column: 1 + offset.saturating_sub(self.line_start),
         }
     }
 }
@@ -378,6 +397,17 @@ mod tests {
                 .contains("levels deep")
         );
         assert!(parse(b"\"\xff\"").is_err());
+        let many = format!("[{}1]", "1,".repeat(MAX_NODES));
+        assert!(
+            parse(many.as_bytes())
+                .unwrap_err()
+                .reason
+                .contains("more than")
+        );
+        // Hostile documents of the largest size take no longer than they are.
+        let members: Vec<String> = (0..MAX_NODES / 2).map(|n| format!("\n\"{n}\":1")).collect();
+        let wide = parse(format!("{{{}}}", members.join(",")).as_bytes()).unwrap();
+        assert_eq!(wide.object().unwrap().len(), MAX_NODES / 2);
     }
 
     proptest::proptest! {

@@ -1,9 +1,9 @@
 //! Public keys that policies trust: PEM, what kind they are, and the signatures they verify.
 //!
-//! A key is a SubjectPublicKeyInfo, as `cosign.pub` and `openssl pkey -pubout` write it. Which hash a
-//! signature uses is not said anywhere in a cosign signature: cosign 3 takes the one that fits the
-//! curve, cosign 2 always SHA-256, so both are tried. All of them are strong, so that a signature
-//! that verifies under either is by the holder of the key.
+//! A key is a SubjectPublicKeyInfo, as `cosign.pub` and `openssl pkey -pubout` write it. Which hash
+//! a signature uses is not said anywhere in a cosign signature: cosign 3 takes the one that fits
+//! the curve, cosign 2 always SHA-256, so both are tried. All of them are strong, so that a
+//! signature that verifies under either is by the holder of the key.
 
 use std::fmt;
 

@@ -2,8 +2,8 @@
 //!
 //! [`admit`] resolves a reference, evaluates the [`Policy`] on it and returns a [`Grant`], the only
 //! thing that opens the way to an image's layers. A policy is a list of requirements by scope
-//! (`policy`, `scope`); a requirement is met by evidence (`evidence`), which is a signature in one of
-//! the forms `cosign` and `bundle` read, verified by a `key` and speaking for an accepted
+//! (`policy`, `scope`); a requirement is met by evidence (`evidence`), which is a signature in one
+//! of the forms `cosign` and `bundle` read, verified by a `key` and speaking for an accepted
 //! `identity`.
 //!
 //! A further requirement (GPG simple signing, keyless signatures, attestations) is a variant of

@@ -1,7 +1,7 @@
 //! Which names of a policy file's scopes a reference is looked up under, most specific first.
 //!
-//! Follows containers-policy.json(5): only the first that the file has applies. Scopes are looked up
-//! for the reference that was asked for, never for a mirror's.
+//! Follows containers-policy.json(5): only the first that the file has applies. Scopes are looked
+//! up for the reference that was asked for, never for a mirror's.
 
 use std::path::{Path, PathBuf};
 

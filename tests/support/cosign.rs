@@ -39,9 +39,9 @@ pub struct Client {
     pub reference: RegistryReference,
 }
 
-/// Both programs, or `None` after saying what is missing.
+/// Registry and cosign, or `None` after saying what is missing.
 pub fn start() -> Option<(Registry, Cosign)> {
-    for program in ["docker-registry", "cosign"] {
+    for program in ["docker-registry", "cosign", "openssl"] {
         let found = Command::new(program)
             .arg("--help")
             .stdout(Stdio::null())

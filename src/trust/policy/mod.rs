@@ -1,11 +1,11 @@
 //! The policy file: which requirements an image must meet, by transport and scope.
 //!
-//! The format is containers-policy.json(5). There is no default policy in the code and no `Default`:
-//! without a file, nothing is admitted.
+//! The format is containers-policy.json(5). There is no default policy in the code and no
+//! `Default`: without a file, nothing is admitted.
 //!
 //! What is read from it: `insecureAcceptAnything`, `reject`, and `sigstoreSigned` with keys. Known
-//! words beyond that (`signedBy`, `fulcio`, `pki`, `rekorPublicKey...`) are refused when the file is
-//! loaded, so that no demand of a policy is ever dropped in silence.
+//! words beyond that (`signedBy`, `fulcio`, `pki`, `rekorPublicKey...`) are refused when the file
+//! is loaded, so that no demand of a policy is ever dropped in silence.
 
 use std::{
     collections::BTreeMap,
@@ -67,8 +67,8 @@ pub(crate) struct Applied<'a> {
 /// Largest policy file that is read; real ones have a few KiB.
 const MAX_POLICY: u64 = 1 << 20;
 
-/// Where policies are looked for, first found first used: the user's own file, nacre's, the one that
-/// podman, skopeo and CRI-O share.
+/// Where policies are looked for, first found first used: the user's own file, nacre's, the one
+/// that podman, skopeo and CRI-O share.
 ///
 /// A user's file comes first, as with podman: who may run a program may also give it `--policy`. A
 /// daemon that must not depend on a home directory passes `None`.

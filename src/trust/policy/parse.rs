@@ -295,7 +295,10 @@ impl File<'_> {
             Kind::Unsupported,
             format!("policy {}: {fault}", self.0.display()),
         )
-        .with_hint("a later nacre may check it; until then use sigstoreSigned with a key, or another policy file with --policy FILE")
+        .with_hint(
+            "a later nacre may check it; until then use sigstoreSigned with a key, or another \
+             policy file with --policy FILE",
+        )
     }
 
     fn place(&self, node: &Node, what: &str) -> String {

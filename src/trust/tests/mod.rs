@@ -85,15 +85,18 @@ async fn admitted_as(
         Reference::Registry(r) => r.location(),
         Reference::Layout { .. } => Location::Tag("v1".into()),
     };
-    admit(&Request {
+    let platform = Platform::parse("linux/amd64").unwrap();
+    let request = Request {
         policy,
         reference: &reference,
         repository: memory,
         location: &location,
-        platform: &Platform::parse("linux/amd64").unwrap(),
+        platform: &platform,
         expected_digest,
-    })
-    .await
+    };
+    // The daemon spawns it.
+    let admission: futures::future::BoxFuture<'_, Result<Grant>> = Box::pin(admit(&request));
+    admission.await
 }
 
 async fn signed(memory: &Memory, key: &SigningKey, repository: &str, digest: &Digest) {
@@ -129,7 +132,7 @@ fn envelope(key: &SigningKey, digest: &Digest, predicate: &str, name: Option<&st
     .to_string()
 }
 
-fn attach(memory: &Memory, subject: &RawManifest, bundle: &str) {
+fn attach(memory: &Memory, subject: &RawManifest, bundle: &str) -> Digest {
     memory.blob(bundle.as_bytes());
     let manifest = json!({
         "schemaVersion": 2,
@@ -144,6 +147,7 @@ fn attach(memory: &Memory, subject: &RawManifest, bundle: &str) {
     let mut descriptor = raw.descriptor();
     descriptor.artifact_type = Some(BUNDLE.into());
     memory.refer(&subject.digest, descriptor);
+    raw.digest
 }
 
 fn denied(result: Result<Grant>, wants: &[&str]) -> Error {
@@ -217,6 +221,18 @@ async fn a_grant_says_what_was_admitted_and_why() {
     ] {
         assert!(text.contains(part), "{text}");
     }
+    // The same image gives the same evidence, each time.
+    attach(
+        &memory,
+        &image,
+        &envelope(&key, &image.digest, SIGN_PREDICATE, Some("r.example/a")),
+    );
+    for _ in 0..10 {
+        let again = admitted(&memory, &signed_by(&[&key], "matchRepository"))
+            .await
+            .unwrap();
+        assert_eq!(again.evidence(), grant.evidence());
+    }
     let value = serde_json::to_value(&grant).unwrap();
     assert_eq!(value["class"], "plain+signed");
     assert_eq!(value["manifest_digest"], image.digest.to_string());
@@ -249,8 +265,9 @@ async fn no_layer_is_touched_and_reject_asks_nothing() {
     admitted(&memory, &signed_by(&[&key], "matchRepository"))
         .await
         .unwrap();
-    let layer = Digest::sha256(b"layer 0").to_string();
-    assert!(memory.log().iter().all(|line| !line.contains(&layer)));
+    // The payload that cosign writes for this image and name is known, so not even it is fetched.
+    let log = memory.log();
+    assert!(log.iter().all(|line| !line.starts_with("blob ")), "{log:?}");
 }
 
 #[tokio::test]
@@ -292,13 +309,21 @@ async fn signatures_that_must_not_serve() {
         &[&format!("signs {other}, not this digest")],
     );
 
-    // A payload that was changed after it was signed, with and without its digest.
+    // A payload that was exchanged after it was signed. Asked for by another name, since the one
+    // that is expected is not even fetched.
     let (memory, image) = plain();
-    signed(&memory, &ours, "r.example/a", &image.digest).await;
-    let payload = cosign::write_payload(&image.digest, "r.example/a");
-    let forged = cosign::write_payload(&image.digest, "r.example/b");
-    memory.replace_blob(&Digest::sha256(&payload), &forged);
-    denied(admitted(&memory, &by_ours).await, &["digest mismatch"]);
+    signed(&memory, &ours, "r.example/up", &image.digest).await;
+    let exact = policy(json!([{
+        "type": "sigstoreSigned", "keyData": ours.public_pem(),
+        "signedIdentity": { "type": "exactRepository", "dockerRepository": "r.example/up" }
+    }]));
+    admitted(&memory, &exact).await.unwrap();
+    let payload = cosign::write_payload(&image.digest, "r.example/up");
+    memory.replace_blob(
+        &Digest::sha256(&payload),
+        &cosign::write_payload(&image.digest, "r.example/no"),
+    );
+    denied(admitted(&memory, &exact).await, &["digest mismatch"]);
 
     // By default the tag must be signed too, and cosign never signs it.
     let (memory, image) = plain();
@@ -561,6 +586,13 @@ async fn what_cannot_be_asked_is_not_taken_for_absent() {
         Kind::Unavailable,
     );
     let error = admitted(&memory, &by_key).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    // Nor is a bundle that cannot be read.
+    let (second, image2) = plain();
+    let bundle = envelope(&key, &image2.digest, SIGN_PREDICATE, None);
+    let referrer = attach(&second, &image2, &bundle);
+    second.break_location(Location::Digest(referrer), Kind::Unavailable);
+    let error = admitted(&second, &by_key).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{error}");
     // A signature found elsewhere is enough.
     attach(
