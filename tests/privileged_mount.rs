@@ -320,7 +320,7 @@ fn a_killed_process_leaves_a_mount_that_umount_takes_away() {
     let mut child = spawn(&place);
     child.kill().unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(9));
-    let dead = fs::metadata(&place).unwrap_err();
+    let dead = fs::metadata(place.join("not/cached")).unwrap_err();
     assert_eq!(dead.raw_os_error(), Some(nix::libc::ENOTCONN));
     let error = image().mount(&place).unwrap_err();
     assert_eq!(error.kind(), Kind::Busy, "{error}");
@@ -370,8 +370,10 @@ fn umount_names_the_overlay_that_keeps_a_daemon_alive() {
     let (base, place) = place();
     let pid = start_daemon(&place, None).unwrap();
     let merged = base.path().join("merged");
+    let other = base.path().join("other");
     fs::create_dir(&merged).unwrap();
-    let options = format!("lowerdir={}:{}", place.join("d").display(), place.display());
+    fs::create_dir(&other).unwrap();
+    let options = format!("lowerdir={}:{}", other.display(), place.display());
     let flags = nix::mount::MsFlags::MS_RDONLY;
     nix::mount::mount(
         Some("overlay"),
@@ -396,7 +398,7 @@ fn umount_names_the_overlay_that_keeps_a_daemon_alive() {
         text.contains(&format!("overlay at {}", merged.display())),
         "{text}"
     );
-    assert_eq!(fs::read(merged.join("file")).unwrap().len(), 50_000);
+    assert_eq!(fs::read(merged.join("d/file")).unwrap().len(), 50_000);
     nix::mount::umount(&merged).unwrap();
     assert!(ended(pid));
 }
