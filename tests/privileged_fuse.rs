@@ -1,5 +1,8 @@
 //! What programs see through a FUSE mount. Needs root; says so when it skips.
 
+// Clippy knows only functions marked as tests, not those that they call.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};

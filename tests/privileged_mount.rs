@@ -1,6 +1,9 @@
 //! Life of a mount: made, refused, taken away, and what is left when its process dies. Needs root;
 //! says so when it skips.
 
+// Clippy knows only functions marked as tests, not those that they call.
+#![allow(clippy::unwrap_used)]
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
