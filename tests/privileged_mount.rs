@@ -27,6 +27,15 @@ const WAIT: UmountOptions = UmountOptions {
     timeout: Duration::from_secs(10),
 };
 
+/// Arguments that make this program run only [`helper_process`].
+const HELPER: [&str; 4] = [
+    "--exact",
+    "helper_process",
+    "--nocapture",
+    "--test-threads=1",
+];
+const NOBODY: u32 = 65_534;
+
 fn image() -> Image {
     let mut image = Image::new();
     image.file("d/file", vec![b'x'; 50_000]);
@@ -94,26 +103,24 @@ fn helper_process() {
 
 fn helper(place: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([
-        "--exact",
-        "helper_process",
-        "--nocapture",
-        "--test-threads=1",
-    ]);
-    command.env("NACRE_TEST_PLACE", place);
+    command.args(HELPER).env("NACRE_TEST_PLACE", place);
     command
 }
 
 /// A process that serves a mount in the foreground, once it is mounted.
 fn spawn(place: &Path) -> Child {
-    let mut command = helper(place);
+    wait_mounted(helper(place))
+}
+
+fn wait_mounted(mut command: Command) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut text = Vec::new();
     let messages = child.stderr.as_mut().unwrap();
     while !text.ends_with(b"mounted\n") {
         let mut byte = [0];
-        messages.read_exact(&mut byte).unwrap();
+        let read = messages.read_exact(&mut byte);
+        read.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&text)));
         text.push(byte[0]);
     }
     child
@@ -200,6 +207,58 @@ fn failing_to_start_leaves_no_mount() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.contains("does not answer"), "{text}");
     assert_eq!(mounted_at(&place), None);
+}
+
+#[test]
+fn another_user_than_root_mounts_through_the_helper() {
+    if !can_mount() {
+        return;
+    }
+    let (base, place) = place();
+    let program = base.path().join("program");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    for path in [base.path(), &place] {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let device = fs::metadata("/dev/fuse").unwrap();
+    let open = std::os::unix::fs::PermissionsExt::mode(&device.permissions()) & 0o6 == 0o6;
+    if !open || Command::new("fusermount3").arg("-V").output().is_err() {
+        println!("skipped: no fusermount3, or /dev/fuse is for root only");
+        return;
+    }
+    let mut command = Command::new(&program);
+    command.args(HELPER).env("NACRE_TEST_PLACE", &place);
+    std::os::unix::process::CommandExt::uid(&mut command, NOBODY);
+    let mut child = wait_mounted(command);
+    let mount = mountinfo::at(&place).unwrap().unwrap();
+    assert_eq!(
+        (mount.kind.as_str(), mount.source.to_str()),
+        ("fuse.nacre", Some("nacre:test/image:1"))
+    );
+    signal(&child, nix::sys::signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(mounted_at(&place), None);
+}
+
+#[test]
+fn others_look_in_only_if_they_are_allowed() {
+    if !can_mount() {
+        return;
+    }
+    for allowed in [true, false] {
+        let (base, place) = place();
+        std::os::unix::fs::chown(base.path(), Some(NOBODY), None).unwrap();
+        let (tree, reader) = image().build();
+        let mut options = MountOptions::new("x");
+        options.allow_other = allowed;
+        let _mounted = mount(tree, reader, &place, &options).unwrap();
+        let file = place.join("d/file");
+        assert_eq!(fs::read(&file).unwrap().len(), 50_000);
+        let mut cat = Command::new("cat");
+        std::os::unix::process::CommandExt::uid(&mut cat, NOBODY);
+        let status = cat.arg(&file).output().unwrap().status;
+        assert_eq!(status.success(), allowed);
+    }
 }
 
 #[test]
