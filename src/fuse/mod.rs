@@ -31,6 +31,7 @@ use throttle::Throttle;
 pub struct TreeFilesystem {
     shared: Arc<Shared>,
     reader: Arc<dyn ReadFile>,
+    wanted: InitFlags,
     opens_without_asking: bool,
     directories_open_without_asking: bool,
 }
@@ -56,9 +57,18 @@ impl TreeFilesystem {
         Self {
             shared: Arc::new(shared),
             reader,
+            wanted: WANTED,
             opens_without_asking: false,
             directories_open_without_asking: false,
         }
+    }
+
+    /// For a session that answers one user only: fuser then looks at each request's user, which
+    /// the kernel leaves out where mounts may map users.
+    #[must_use]
+    pub fn for_one_user(mut self) -> Self {
+        self.wanted -= InitFlags::FUSE_ALLOW_IDMAP;
+        self
     }
 
     fn tree(&self) -> &Tree {
@@ -139,7 +149,7 @@ impl std::fmt::Debug for TreeFilesystem {
 
 impl Filesystem for TreeFilesystem {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for flag in WANTED.iter() {
+        for flag in self.wanted.iter() {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "the kernel does not have this");
             }

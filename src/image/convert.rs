@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
@@ -70,7 +71,7 @@ pub enum Progress<'a> {
 }
 
 /// What was made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// Digest of the new manifest or index.
     pub digest: Digest,
@@ -81,7 +82,7 @@ pub struct Report {
 }
 
 /// One layer's conversion.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct LayerReport {
     /// Digest before.
     pub from: Digest,

@@ -12,11 +12,13 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
+use crate::sys::processes::Watched;
 
 /// A daemon that is starting, seen from its parent.
 #[derive(Debug)]
@@ -99,6 +101,11 @@ impl Starting {
                 Err(_) => {}
             }
         }
+        // The pipe is closed, so it is ending; if not, nobody would ever hear of it.
+        let ending = Watched::new(self.child.id());
+        if !ending.is_none_or(|it| it.wait(END_PATIENCE).unwrap_or(false)) {
+            let _ = self.child.kill();
+        }
         let status = self.child.wait();
         let status = status.map_or_else(|error| error.to_string(), |it| it.to_string());
         Err(Error::internal(format!(
@@ -166,10 +173,11 @@ impl Message {
     }
 
     fn send(&self, mut pipe: File) -> Result<()> {
-        let mut line = serde_json::to_vec(self)
+        let message = serde_json::to_string(self)
             .map_err(|error| Error::internal("daemon message").with_source(error))?;
-        line.push(b'\n');
-        pipe.write_all(&line)
+        // A line of its own, even after something that was printed before without a line end.
+        let line = format!("\n{message}\n");
+        pipe.write_all(line.as_bytes())
             .map_err(|error| Error::io("the process that started this daemon is gone", error))
     }
 }
@@ -208,3 +216,5 @@ fn kind_named(name: &str) -> Kind {
 
 /// What is read from a daemon that does not become ready.
 const MAX_MESSAGE: u64 = 1 << 20;
+/// How long a daemon may take to end after it has closed the pipe.
+const END_PATIENCE: Duration = Duration::from_secs(5);

@@ -33,9 +33,13 @@ pub(super) fn attach(
 ) -> Result<Option<OwnedFd>> {
     let opened = OpenOptions::new().read(true).write(true).open(DEVICE);
     let device = opened.map_err(|error| {
-        let missing = error.kind() == io::ErrorKind::NotFound;
-        let kind = if missing { Kind::Unsupported } else { Kind::Io };
-        let hint = "load the fuse kernel module (modprobe fuse), or give this container /dev/fuse";
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => Kind::Unsupported,
+            io::ErrorKind::PermissionDenied => Kind::Denied,
+            _ => Kind::Io,
+        };
+        let hint =
+            "load the fuse kernel module (modprobe fuse), or give this user or container /dev/fuse";
         Error::new(kind, DEVICE).with_source(error).with_hint(hint)
     })?;
     let mut flags = MsFlags::MS_RDONLY;

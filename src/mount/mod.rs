@@ -148,11 +148,6 @@ impl MountOptions {
 
     fn session_config(&self) -> Config {
         let mut config = Config::default();
-        config.acl = if self.allow_other {
-            SessionACL::All
-        } else {
-            SessionACL::Owner
-        };
         let processors = || thread::available_parallelism().map_or(1, usize::from);
         config.n_threads = Some(self.threads.unwrap_or_else(processors).max(1));
         config.clone_fd = true;
@@ -346,10 +341,14 @@ fn session_on(
     device: OwnedFd,
     options: &MountOptions,
 ) -> Result<Session<TreeFilesystem>> {
-    let config = options.session_config();
-    let acl = config.acl;
-    Session::from_fd(filesystem, device, acl, config)
-        .map_err(|error| Error::io("FUSE handshake", error))
+    // The kernel keeps others out unless the mount allows them; fuser need not look again.
+    Session::from_fd(
+        filesystem,
+        device,
+        SessionACL::All,
+        options.session_config(),
+    )
+    .map_err(|error| Error::io("FUSE handshake", error))
 }
 
 /// For users who may not mount: `fusermount3` does it, with its own rules.
@@ -360,6 +359,12 @@ fn session_by_helper(
     options: &MountOptions,
 ) -> Result<Session<TreeFilesystem>> {
     let mut config = options.session_config();
+    config.acl = if options.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    let filesystem = filesystem.for_one_user();
     config.mount_options = vec![
         MountOption::RO,
         MountOption::DefaultPermissions,

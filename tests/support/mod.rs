@@ -1,6 +1,11 @@
 //! What integration tests share; each test binary uses a part of it.
 #![allow(dead_code, reason = "no test uses all of it")]
-#![allow(unreachable_pub, missing_docs, missing_debug_implementations, reason = "not an API")]
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "not an API"
+)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 pub mod docker_registry;

@@ -3,7 +3,8 @@ use super::*;
 /// Layers by path, and the names that are left.
 #[test]
 fn names_that_are_left() {
-    let cases: &[(&str, Vec<Vec<Entry>>, &[&str])] = &[
+    type Case = (&'static str, Vec<Vec<Entry>>, &'static [&'static str]);
+    let cases: &[Case] = &[
         ("nothing", vec![], &[]),
         (
             "implied parents",
