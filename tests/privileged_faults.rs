@@ -1,5 +1,5 @@
 //! What users see when something is wrong: each fault through the real `nacre` program and Debian's
-//! docker-registry. Needs what `privileged_mount` needs; says what is missing where it skips.
+//! docker-registry. Needs what `privileged_image` needs; says what is missing where it skips.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod support;
@@ -64,9 +64,8 @@ impl Fixture {
 
     /// A mount that must fail, and leave nothing behind.
     fn refused(&self, image: &str, options: &[String], code: i32, said: &[&str]) {
-        let ran = match self.pipeline.mount(image, options) {
-            Ok(_) => panic!("{image} was mounted"),
-            Err(ran) => ran,
+        let Err(ran) = self.pipeline.mount(image, options) else {
+            panic!("{image} was mounted")
         };
         ran.failed(code, said);
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
