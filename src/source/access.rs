@@ -54,8 +54,8 @@ impl Access {
         }
     }
 
-    /// A writer to where `reference` points, and the name to write to. A layout directory is made if
-    /// it is not there; without a name the tag is `latest`.
+    /// A writer to where `reference` points, and the name to write to. A layout directory is made
+    /// if it is not there; without a name the tag is `latest`.
     ///
     /// # Errors
     /// `Io` if the layout cannot be made, `Invalid` if the directory is something else.

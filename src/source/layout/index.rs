@@ -48,7 +48,8 @@ pub(super) fn tag(entry: &Descriptor) -> Option<&str> {
     entry.annotations.get(REF_NAME).map(String::as_str)
 }
 
-/// Reads a manifest by digest and checks it. `media_type` is what an entry calls it, if there is one.
+/// Reads a manifest by digest and checks it. `media_type` is what an entry calls it, if there is
+/// one.
 pub(super) fn manifest(
     root: &Path,
     digest: &Digest,

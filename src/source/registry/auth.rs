@@ -19,12 +19,11 @@ use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
 use super::{
-    Options,
+    Options, answer,
     challenge::{self, Challenge},
     credentials::{Credentials, Login},
     retry::{Environment, Failure},
     secret::Secret,
-    transport,
 };
 use crate::{
     error::{Error, Result},
@@ -269,8 +268,8 @@ impl Authenticator {
         let patience = self.patience;
         let mut response = tokio::time::timeout(patience, request.send())
             .await
-            .map_err(|_| transport::stalled(&what, patience))?
-            .map_err(|e| transport::network(&what, e))?;
+            .map_err(|_| answer::stalled(&what, patience))?
+            .map_err(|e| answer::network(&what, e))?;
         let status = response.status();
         if matches!(
             status,
@@ -282,7 +281,7 @@ impl Authenticator {
             ));
         }
         if let Some(failure) =
-            transport::passing(&what, status, response.headers(), &*self.environment)
+            answer::passing(&what, status, response.headers(), &*self.environment)
         {
             return Err(failure);
         }
@@ -292,7 +291,7 @@ impl Authenticator {
             ))));
         }
         let mut body = Zeroizing::new(Vec::with_capacity(8 << 10));
-        while let Some(piece) = transport::chunk(&mut response, &what, patience, traffic).await? {
+        while let Some(piece) = answer::chunk(&mut response, &what, patience, traffic).await? {
             if body.len() + piece.len() > MAX_ANSWER {
                 return Err(Failure::fatal(Error::denied(format!(
                     "{what}: answer over {MAX_ANSWER} bytes"

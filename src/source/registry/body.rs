@@ -6,9 +6,9 @@ use bytes::Bytes;
 use reqwest::Response;
 
 use super::{
+    answer,
     blob::Inner,
     retry::{Failure, Retry},
-    transport,
 };
 use crate::error::{Error, Result};
 
@@ -87,7 +87,7 @@ impl Reader {
             let what = self.blob.what();
             let patience = self.blob.registry.options.stall_timeout;
             let traffic = &self.blob.traffic;
-            let piece = transport::chunk(&mut body.response, &what, patience, traffic).await?;
+            let piece = answer::chunk(&mut body.response, &what, patience, traffic).await?;
             let Some(mut piece) = piece else {
                 return Err(Failure::passing(Error::unavailable(format!(
                     "{what}: answer cut off at byte {} of {}",

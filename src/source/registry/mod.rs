@@ -19,6 +19,7 @@ use crate::{
     source::{Repository, RepositoryWriter},
 };
 
+mod answer;
 mod auth;
 mod blob;
 mod body;

@@ -11,11 +11,12 @@ use reqwest::{
 use url::Url;
 
 use super::{
+    answer,
     auth::Actions,
     blob::RegistryBlob,
     header::next_link,
     retry::{Failure, Retry},
-    transport::{self, Exchange, Registry, Request, Target},
+    transport::{Exchange, Registry, Request, Target},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -144,9 +145,7 @@ impl RegistryRepository {
         let next = next.and_then(|url| same_origin(response.url(), &url).then_some(url));
         let mut all = BytesMut::new();
         let patience = self.registry.options.stall_timeout;
-        while let Some(piece) =
-            transport::chunk(&mut response, what, patience, &self.traffic).await?
-        {
+        while let Some(piece) = answer::chunk(&mut response, what, patience, &self.traffic).await? {
             if (all.len() + piece.len()) as u64 > MAX_MANIFEST {
                 return Err(Failure::fatal(Error::invalid(format!(
                     "{what}: more than {MAX_MANIFEST} bytes"
