@@ -155,10 +155,10 @@ fn remove_left_behind(parent: &Path) {
         return;
     };
     for entry in entries.flatten() {
-        if entry.file_name().as_bytes().starts_with(PREFIX.as_bytes()) {
-            if let Some(_lock) = lock(&entry.path()) {
-                remove_from(parent, &entry.file_name());
-            }
+        if entry.file_name().as_bytes().starts_with(PREFIX.as_bytes())
+            && let Some(_lock) = lock(&entry.path())
+        {
+            remove_from(parent, &entry.file_name());
         }
     }
 }

@@ -78,10 +78,10 @@ impl Places {
         if path.is_empty() {
             return Ok(self.root.clone());
         }
-        if let Some((last, place)) = &self.last {
-            if last == path {
-                return Ok(place.clone());
-            }
+        if let Some((last, place)) = &self.last
+            && last == path
+        {
+            return Ok(place.clone());
         }
         let place = match open_without_links(&self.root.directory, path) {
             Ok(directory) => Place {

@@ -129,10 +129,11 @@ fn compare_entries(
         };
         differs("xattr", value(&left), value(&right));
     }
-    if first.is_file() && first.size() == second.size() {
-        if let Some(difference) = content(&a, &b) {
-            differs("content", difference, String::new());
-        }
+    if first.is_file()
+        && first.size() == second.size()
+        && let Some(difference) = content(&a, &b)
+    {
+        differs("content", difference, String::new());
     }
 }
 
