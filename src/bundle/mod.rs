@@ -75,7 +75,6 @@ pub async fn unpack(
 }
 
 /// Unpacks an image into the bundle `directory`: `rootfs` as by [`unpack`], then `config.json`.
-
 ///
 /// # Errors
 /// As [`unpack`] and [`runtime_config`].

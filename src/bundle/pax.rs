@@ -96,8 +96,11 @@ impl Extended {
     }
 }
 
-/// Splits the first record off: key, value, rest.
-fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Malformed> {
+/// Key, value, and what follows the record.
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+/// Splits the first record off.
+fn record(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
     let bad = || Malformed::new("extended header record of a wrong form");
     let space = bytes.iter().take(20).position(|&b| b == b' ');
     let space = space.ok_or_else(bad)?;
