@@ -2,8 +2,8 @@
 //!
 //! [`LayerIndex`] is the one model that every format is read into. A chunk is the unit of
 //! verification; a [`Unit`] is a run of the plain blob that decompresses on its own (a gzip member, a
-//! zstd frame, raw bytes) and holds one or more chunks. [`open`] reads and verifies one; [`write`]
-//! makes a lazy layer of a tar.
+//! zstd frame, raw bytes) and holds one or more chunks. [`open()`] reads and verifies one;
+//! [`mod@write`] makes a lazy layer of a tar.
 
 pub mod binding;
 mod builder;

@@ -15,7 +15,7 @@ use crate::{
     source::BlobSource,
 };
 
-/// A layer index whose table of contents has the digest that the manifest names. Only [`open`] makes
+/// A layer index whose table of contents has the digest that the manifest names. Only [`open()`] makes
 /// one, so what asks for it cannot be given an index that was not checked:
 ///
 /// ```compile_fail

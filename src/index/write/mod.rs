@@ -17,7 +17,7 @@ mod tar_split;
 
 use self::{
     json::{Listed, Placed},
-    pool::{Piece, Pool},
+    pool::{Encoder, Piece, Pool},
     tar_split::{Crc64, TarSplit},
 };
 use super::{
@@ -372,6 +372,10 @@ impl<'o, W: Write> LayerWriter<'o, W> {
         Ok(json)
     }
 
+    fn compress(&self, plain: &[u8]) -> Result<Vec<u8>> {
+        Encoder::new(self.options.format, self.options.level)?.compress(plain)
+    }
+
     fn finish_estargz(&mut self, annotations: &mut BTreeMap<String, String>) -> Result<()> {
         let json = self.toc(Codec::Gzip, None)?;
         let offset = self.out.count;
@@ -387,7 +391,7 @@ impl<'o, W: Write> LayerWriter<'o, W> {
         member.resize(member.len().next_multiple_of(BLOCK) + 2 * BLOCK, 0);
         self.plain.update(&member);
         self.plain_size += member.len() as u64;
-        let packed = pool::compress(Format::Estargz, self.options.level, &member)?;
+        let packed = self.compress(&member)?;
         self.out.write(&packed)?;
         self.out.write(&estargz::footer_bytes(offset))?;
         annotations.insert(TOC_DIGEST.into(), Digest::sha256(&json).to_string());
@@ -402,7 +406,7 @@ impl<'o, W: Write> LayerWriter<'o, W> {
             .as_ref()
             .map(|(packed, _)| Digest::sha256(packed).to_string());
         let json = self.toc(Codec::Zstd, digest.as_deref())?;
-        let packed = pool::compress(Format::ZstdChunked, self.options.level, &json)?;
+        let packed = self.compress(&json)?;
         let toc = self.skippable(&packed, json.len() as u64)?;
         let prefix = match self.options.dialect {
             Dialect::Podman => PODMAN_PREFIX,

@@ -1,7 +1,7 @@
 //! Compressing pieces on several threads and giving them back in their order, so that the result does
 //! not depend on the number of threads.
 
-use std::{collections::VecDeque, io::Write, thread::JoinHandle};
+use std::{collections::VecDeque, thread::JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest as _, Sha256};
@@ -45,13 +45,9 @@ impl Pool {
             .map(|_| {
                 let queue = queue.clone();
                 std::thread::spawn(move || {
+                    let mut encoder = None;
                     while let Ok(job) = queue.recv() {
-                        let digest = Sha256::digest(&job.plain).into();
-                        let piece = compress(format, level, &job.plain).map(|packed| Piece {
-                            packed,
-                            digest,
-                            slot: job.slot,
-                        });
+                        let piece = work(&mut encoder, format, level, &job);
                         // The other side is gone only after an error of its own.
                         let _ = job.reply.send(piece);
                     }
@@ -103,19 +99,73 @@ impl Drop for Pool {
     }
 }
 
-/// One gzip member (no name, no time) or zstd frame of `plain`.
-pub(super) fn compress(format: Format, level: i32, plain: &[u8]) -> Result<Vec<u8>> {
-    let failed = |e: std::io::Error| Error::internal("compression").with_source(e);
-    match format {
-        Format::Estargz => {
-            let level = flate2::Compression::new(u32::try_from(level.clamp(0, 9)).unwrap_or(6));
-            let mut member = flate2::GzBuilder::new()
-                .mtime(0)
-                .operating_system(255)
-                .write(Vec::with_capacity(plain.len() / 2 + 64), level);
-            member.write_all(plain).map_err(failed)?;
-            member.finish().map_err(failed)
+fn work(encoder: &mut Option<Encoder>, format: Format, level: i32, job: &Job) -> Result<Piece> {
+    let encoder = match encoder {
+        Some(encoder) => encoder,
+        None => encoder.insert(Encoder::new(format, level)?),
+    };
+    Ok(Piece {
+        packed: encoder.compress(&job.plain)?,
+        digest: Sha256::digest(&job.plain).into(),
+        slot: job.slot,
+    })
+}
+
+/// Compresses pieces one after another; its tables are made once, which is most of the cost of a small
+/// piece.
+pub(super) enum Encoder {
+    Gzip(flate2::Compress),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+// === impl Encoder ===
+
+impl Encoder {
+    pub(super) fn new(format: Format, level: i32) -> Result<Self> {
+        Ok(match format {
+            Format::Estargz => {
+                let level = u32::try_from(level.clamp(0, 9)).unwrap_or(6);
+                let level = flate2::Compression::new(level);
+                Encoder::Gzip(flate2::Compress::new(level, false))
+            }
+            Format::ZstdChunked => Encoder::Zstd(
+                zstd::bulk::Compressor::new(level)
+                    .map_err(|e| Error::internal("zstd encoder").with_source(e))?,
+            ),
+        })
+    }
+
+    /// One gzip member (no name, no time) or zstd frame of `plain`.
+    pub(super) fn compress(&mut self, plain: &[u8]) -> Result<Vec<u8>> {
+        match self {
+            Encoder::Gzip(deflate) => gzip(deflate, plain),
+            Encoder::Zstd(encoder) => encoder
+                .compress(plain)
+                .map_err(|e| Error::internal("compression").with_source(e)),
         }
-        Format::ZstdChunked => zstd::bulk::compress(plain, level).map_err(failed),
     }
 }
+
+fn gzip(deflate: &mut flate2::Compress, plain: &[u8]) -> Result<Vec<u8>> {
+    let mut packed = Vec::with_capacity(plain.len() / 2 + 64);
+    packed.extend_from_slice(&GZIP_HEADER);
+    deflate.reset();
+    loop {
+        let done = usize::try_from(deflate.total_in()).unwrap_or(usize::MAX);
+        let status = deflate
+            .compress_vec(&plain[done..], &mut packed, flate2::FlushCompress::Finish)
+            .map_err(|e| Error::internal("compression").with_source(e))?;
+        if status == flate2::Status::StreamEnd {
+            break;
+        }
+        packed.reserve(plain.len() / 4 + 64);
+    }
+    let mut crc = flate2::Crc::new();
+    crc.update(plain);
+    packed.extend_from_slice(&crc.sum().to_le_bytes());
+    packed.extend_from_slice(&crc.amount().to_le_bytes());
+    Ok(packed)
+}
+
+/// Deflate, no flags, no time, no system.
+const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
