@@ -114,7 +114,7 @@ fn warm_store(criterion: &mut Criterion) {
 
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let sealed = Space::Sealed(Seal::new(&Zeroizing::new([7; 32])));
-    let big = SIZE as usize * 2;
+    let big = content.len() * 2;
     for (name, memory_bytes, space) in [
         ("memory", big, Space::Plain),
         ("disk", 0, Space::Plain),

@@ -1,8 +1,8 @@
 //! The one public error: a kind that tells the caller what to do, a message that names the object.
 //!
 //! Modules keep small private error enums where they help; whatever crosses a module's border is an
-//! [`Error`]. Edges map the kind once: errno for FUSE ([`Kind::errno`]), exit code for the command
-//! line ([`Kind::exit_code`]).
+//! [`Error`]. Edges map the kind once: EIO for FUSE, exit code for the command line
+//! ([`Kind::exit_code`]).
 
 use std::fmt;
 
