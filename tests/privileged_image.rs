@@ -9,7 +9,7 @@ use std::{fs, path::Path};
 
 use support::{
     images,
-    pipeline::{Format, Pipeline},
+    pipeline::{Format, Pipeline, tool},
     tree_compare::{assert_same, compare},
 };
 
@@ -104,6 +104,40 @@ fn encrypted_and_plain_cost_the_same_requests_and_bytes() {
         ));
     }
     assert_eq!(costs[0], costs[1]);
+}
+
+#[test]
+fn a_docker_schema_2_image_is_converted_from_registry_to_registry() {
+    let Some(pipeline) = Pipeline::start() else {
+        return;
+    };
+    let small = images::small_files_image(&pipeline.path("small"), 500);
+    let unpacked = pipeline.unpack(&small.reference(), "unpacked");
+    let docker = pipeline.image("docker:1");
+    let target = format!("docker://{docker}");
+    let source = small.reference();
+    tool(
+        "skopeo",
+        [
+            "copy",
+            "--quiet",
+            "--dest-tls-verify=false",
+            "--format=v2s2",
+            &source,
+            &target,
+        ],
+    );
+    let inspected = pipeline.nacre(["inspect", &docker]).ok();
+    let inspected = String::from_utf8(inspected).unwrap();
+    assert!(
+        inspected.contains("vnd.docker.distribution.manifest.v2+json"),
+        "{inspected}"
+    );
+    let image = pipeline.image("converted:1");
+    pipeline.nacre(["image", "convert", &docker, &image]).ok();
+    pipeline.sign(&image, "signer");
+    let mounted = pipeline.mount(&image, &pipeline.options("store")).unwrap();
+    assert_same(&compare(&unpacked, mounted.path()));
 }
 
 #[test]
