@@ -61,6 +61,7 @@ struct Failover {
     open: Option<(usize, Reader)>,
     /// Hosts that have not been asked in this round.
     round: VecDeque<usize>,
+    /// What those said that have.
     errors: Vec<(usize, Error)>,
     avoid: Vec<usize>,
     retry: Retry,
@@ -335,7 +336,7 @@ impl Failover {
                     let start = self.next;
                     self.next += bytes.len() as u64;
                     self.blob.served().note(start..self.next, host);
-                    self.errors.clear();
+                    self.blob.peers.answered(host);
                     self.retry.progress();
                     return Ok(Some(bytes));
                 }

@@ -27,8 +27,17 @@ pub(super) struct Peers {
     /// The file that names them, for messages.
     file: PathBuf,
     hosts: Vec<Peer>,
-    /// When each failed last.
-    failed: Mutex<Vec<Option<Instant>>>,
+    /// Those that failed lately.
+    failing: Mutex<Vec<Option<Failing>>>,
+}
+
+/// A host that failed.
+#[derive(Clone, Copy, Debug)]
+struct Failing {
+    /// It is asked after the others until then.
+    until: Instant,
+    /// Somebody is finding out whether it is back.
+    probed: bool,
 }
 
 /// One of them.
@@ -38,7 +47,7 @@ pub(super) struct Peer {
 }
 
 /// How long a host that failed is asked after the others. A registry that restarts is back by then;
-/// one that stays away costs one slow request each time.
+/// one that stays away costs one slow request each time, however many are under way.
 const COOL_DOWN: Duration = Duration::from_secs(30);
 
 // === impl Peers ===
@@ -48,7 +57,7 @@ impl Peers {
         Arc::new(Self {
             name: name.to_owned(),
             file,
-            failed: Mutex::new(vec![None; hosts.len()]),
+            failing: Mutex::new(vec![None; hosts.len()]),
             hosts,
         })
     }
@@ -89,22 +98,35 @@ impl Peers {
     }
 
     /// Those with the capability: as written, but after all others those that failed lately, and
-    /// after these the ones to avoid.
+    /// after these the ones to avoid. Once its time is over, one caller is sent to a host that
+    /// failed; the others follow when it has answered.
     pub(super) fn order(
         &self,
         wanted: impl Fn(Capabilities) -> bool,
         avoid: &[usize],
     ) -> Vec<usize> {
-        let failed = self.failed();
+        let mut failing = self.failing();
+        let now = self.now();
         let mut order: Vec<usize> = (0..self.hosts.len())
             .filter(|host| wanted(self.hosts[*host].capabilities))
             .collect();
-        order.sort_by_key(|host| {
-            let now = self.hosts[*host].registry.options.environment.now();
-            let cooling =
-                failed[*host].is_some_and(|at| now.saturating_duration_since(at) < COOL_DOWN);
-            (avoid.contains(host), cooling)
-        });
+        let cools = |failing: &Option<Failing>| failing.is_some_and(|f| now < f.until);
+        order.sort_by_key(|host| (avoid.contains(host), cools(&failing[*host])));
+        let (first, others) = match order.split_first() {
+            Some((first, others)) => (*first, others),
+            None => return order,
+        };
+        // Without another host there is nobody to ask in the meantime.
+        let spared = others.iter().any(|host| !cools(&failing[*host]));
+        if let Some(failing) = &mut failing[first]
+            && now >= failing.until
+            && spared
+        {
+            *failing = Failing {
+                until: now + COOL_DOWN,
+                probed: true,
+            };
+        }
         order
     }
 
@@ -118,8 +140,20 @@ impl Peers {
 
     /// Has a host asked last for a while.
     pub(super) fn blame(&self, host: usize) {
-        let now = self.hosts[host].registry.options.environment.now();
-        self.failed()[host] = Some(now);
+        let until = self.now() + COOL_DOWN;
+        self.failing()[host] = Some(Failing {
+            until,
+            probed: false,
+        });
+    }
+
+    /// Takes note that a host is there: one that was away is back.
+    pub(super) fn answered(&self, host: usize) {
+        let now = self.now();
+        let failing = &mut self.failing()[host];
+        if failing.is_some_and(|failing| failing.probed || now >= failing.until) {
+            *failing = None;
+        }
     }
 
     pub(super) fn host_name(&self, host: usize) -> &str {
@@ -137,11 +171,9 @@ impl Peers {
         let deadline = self.deadline();
         tokio::time::timeout(deadline, self.rounds(wanted, each, enough))
             .await
-            .unwrap_or_else(|_| {
-                Err(Error::unavailable(format!(
-                    "{what}: not here after {deadline:?}"
-                )))
-            })
+            .map_err(|_| Error::unavailable(format!("{what}: not here after {deadline:?}")))?
+            // The hosts' own messages name the hosts; the user named the registry.
+            .map_err(|error| error.context(what))
     }
 
     async fn rounds<'a, T: Send + 'a>(
@@ -159,8 +191,13 @@ impl Peers {
             let (mut errors, mut lacking) = (Vec::new(), None);
             for host in order {
                 match each(host).await {
-                    Ok(answer) if enough(&answer) => return Ok(answer),
-                    Ok(answer) => lacking = Some((host, answer)),
+                    Ok(answer) => {
+                        self.answered(host);
+                        if enough(&answer) {
+                            return Ok(answer);
+                        }
+                        lacking = Some((host, answer));
+                    }
                     Err(error) => {
                         self.note(host, &error);
                         errors.push((host, error));
@@ -192,8 +229,12 @@ impl Peers {
         ))
     }
 
-    fn failed(&self) -> std::sync::MutexGuard<'_, Vec<Option<Instant>>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn now(&self) -> Instant {
+        self.hosts[0].registry.options.environment.now()
+    }
+
+    fn failing(&self) -> std::sync::MutexGuard<'_, Vec<Option<Failing>>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,4 +1,5 @@
-//! `hosts.toml`: the hosts that stand for a registry, as containerd keeps them in `certs.d`.
+//! `hosts.toml`: the hosts that stand for a registry, as containerd keeps them in `certs.d`; and the
+//! bare certificates that docker keeps there.
 //!
 //! docs/registries.md says which keys are understood. The file is read when a repository is opened,
 //! so that a change counts for the next image.
@@ -101,7 +102,7 @@ pub(super) fn load(certs_dir: &Path, registry: &str) -> Result<Option<Hosts>> {
     };
     let file = directory.join("hosts.toml");
     if !file.exists() {
-        return Ok(None);
+        return docker_certificates(directory);
     }
     let within = |error: Error| error.context(format!("hosts file {}", file.display()));
     let text = read(&file)?;
@@ -111,6 +112,44 @@ pub(super) fn load(certs_dir: &Path, registry: &str) -> Result<Option<Hosts>> {
         host.read_files().map_err(within)?;
     }
     Ok(Some(Hosts { file, hosts }))
+}
+
+/// Docker's older form, without a `hosts.toml`: `*.crt` are authorities, a `*.cert` with its `*.key`
+/// is a client certificate, for the registry itself. `None` if there is neither.
+fn docker_certificates(directory: PathBuf) -> Result<Option<Hosts>> {
+    let within = |error: Error| error.context(format!("certificates in {}", directory.display()));
+    let io = |e| within(Error::io("listing", e));
+    let mut host = Host::default();
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&directory).map_err(io)? {
+        files.push(entry.map_err(io)?.path());
+    }
+    files.sort();
+    for file in files {
+        match file.extension().and_then(std::ffi::OsStr::to_str) {
+            Some("crt") => host.ca.push(file),
+            Some("cert") if host.client.is_some() => {
+                return Err(within(Error::invalid(
+                    "at most one client certificate is used",
+                )));
+            }
+            Some("cert") => {
+                host.client = Some(ClientCertificate {
+                    key: Some(file.with_extension("key")),
+                    certificate: file,
+                });
+            }
+            _ => {}
+        }
+    }
+    if host.ca.is_empty() && host.client.is_none() {
+        return Ok(None);
+    }
+    host.read_files().map_err(within)?;
+    Ok(Some(Hosts {
+        file: directory,
+        hosts: vec![host],
+    }))
 }
 
 /// Where containerd looks, in its order: the port between underscores, as it is, `_default`.

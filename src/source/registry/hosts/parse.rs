@@ -59,14 +59,14 @@ impl Parser<'_> {
                 _ => own.push((key, value)),
             }
         }
+        // The map is sorted by name; hosts are asked in the order of the file.
+        named.sort_by_key(|(key, _)| key.span().start);
         if named.len() > MAX_HOSTS {
             return Err(self.error(
                 &named[MAX_HOSTS].0.span(),
                 &format!("more than {MAX_HOSTS} hosts"),
             ));
         }
-        // The map is sorted by name; hosts are asked in the order of the file.
-        named.sort_by_key(|(key, _)| key.span().start);
         let mut hosts = Vec::new();
         for (key, value) in named {
             let keys = self.table(value, "a host")?.iter();
