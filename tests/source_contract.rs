@@ -334,3 +334,25 @@ async fn docker_registry_tls_with_a_private_authority() {
     });
     repository_contract(&access, &reference).await;
 }
+
+/// A mirror that has nothing, before the registry that is written to.
+#[tokio::test]
+async fn two_hosts() {
+    let (mirror, server) = (FakeRegistry::start().await, FakeRegistry::start().await);
+    let directory = tempfile::tempdir().unwrap();
+    let own = directory.path().join("r.example_5000_");
+    std::fs::create_dir(&own).unwrap();
+    let hosts = format!(
+        "server = \"http://{}\"\n[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
+        server.host(),
+        mirror.host()
+    );
+    std::fs::write(own.join("hosts.toml"), hosts).unwrap();
+    let access = Access::new(Options {
+        certs_dir: Some(directory.path().to_owned()),
+        ..Options::default()
+    });
+    repository_contract(&access, "r.example:5000/some/repo:v1").await;
+    assert!(!mirror.lines().is_empty());
+    assert!(mirror.lines().iter().all(|line| line.starts_with("GET ")));
+}

@@ -28,9 +28,22 @@ pub(super) struct RegistryArgs {
     /// Registry (host[:port]) to speak plain HTTP to. Loopback registries need not be named.
     #[arg(long, value_name = "HOST")]
     insecure_plain_http: Vec<String>,
+    /// Directory with a hosts.toml for each registry (containerd's certs.d): mirrors, certificates,
+    /// headers. Not used unless given.
+    #[arg(long, value_name = "DIR")]
+    hosts_dir: Option<PathBuf>,
+    /// Honour skip_verify in hosts.toml files; otherwise it is an error.
+    #[arg(long, requires = "hosts_dir")]
+    insecure_skip_verify: bool,
     /// Docker config.json with credentials; otherwise where docker and containers keep theirs.
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
+    /// The kubelet's CredentialProviderConfig; its plugins are asked for logins that no file has.
+    #[arg(long, value_name = "FILE", requires = "credential_provider_bin_dir")]
+    credential_provider_config: Option<PathBuf>,
+    /// Directory of the credential provider plugins.
+    #[arg(long, value_name = "DIR", requires = "credential_provider_config")]
+    credential_provider_bin_dir: Option<PathBuf>,
     /// How long one request to a registry may take with all its retries, in seconds. A read that
     /// needs the network and exceeds it fails with EIO.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
@@ -108,10 +121,19 @@ impl RegistryArgs {
         if !self.insecure_plain_http.is_empty() {
             tracing::warn!(hosts = ?self.insecure_plain_http, "plain HTTP (insecure_plain_http)");
         }
+        let mut credentials = Credentials::from_files(files);
+        if let (Some(config), Some(directory)) = (
+            &self.credential_provider_config,
+            &self.credential_provider_bin_dir,
+        ) {
+            credentials = credentials.with_provider_plugins(config, directory)?;
+        }
         Ok(Access::new(Options {
             ca_files: self.ca_file.clone(),
             plain_http: self.insecure_plain_http.clone(),
-            credentials: Credentials::from_files(files),
+            certs_dir: self.hosts_dir.clone(),
+            insecure_skip_verify: self.insecure_skip_verify,
+            credentials,
             deadline: Duration::from_secs(self.registry_deadline),
             ..Options::default()
         }))

@@ -195,7 +195,13 @@ impl Shared {
         let (shared, queues) = (Arc::clone(self), queues.clone());
         self.runtime.spawn(async move {
             let layer = &shared.layers[usize::from(layer_number)];
-            match layer.data.source.read_at(extent.bytes.clone()).await {
+            let source = &layer.data.source;
+            let read = if again {
+                source.read_elsewhere(extent.bytes.clone()).await
+            } else {
+                source.read_at(extent.bytes.clone()).await
+            };
+            match read {
                 Ok(bytes) => {
                     for unit in extent.units {
                         let compressed = layer.unit_bytes(unit, &extent.bytes, &bytes);

@@ -1,5 +1,10 @@
 //! Opening a layer's index: fetch it, check it against the manifest's annotation, only then parse it.
 
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
 use super::{
     Codec, LayerIndex,
     binding::{Binding, Position, SKIPPABLE_HEADER},
@@ -10,9 +15,9 @@ use super::{
     zstd_chunked,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     oci::Digest,
-    source::BlobSource,
+    source::{BlobSource, BlobStream},
 };
 
 /// A layer index whose table of contents has the digest that the manifest names. Only [`open()`] makes
@@ -33,13 +38,24 @@ pub struct VerifiedIndex {
 /// Reads and verifies the index of `source`, a plain blob (one that decrypts, for an encrypted layer),
 /// that `binding` ties to the manifest.
 ///
-/// One ranged read where the position is known or guessed right, two otherwise.
+/// One ranged read where the position is known or guessed right, two otherwise; once more from
+/// another source, if there is one, when the bytes are not what the manifest names.
 ///
 /// # Errors
 /// `Corrupt` if the table of contents is not what the manifest names or the layer has none, `Invalid`
 /// if it is malformed or beyond a bound, `Unsupported` for an external table of contents, and what
 /// the source says.
 pub async fn open(source: &dyn BlobSource, binding: &Binding) -> Result<VerifiedIndex> {
+    match open_from(source, binding).await {
+        Err(error) if error.kind() == Kind::Corrupt => {
+            tracing::warn!(%error, "fetching the index again");
+            open_from(&Elsewhere(source), binding).await
+        }
+        opened => opened,
+    }
+}
+
+async fn open_from(source: &dyn BlobSource, binding: &Binding) -> Result<VerifiedIndex> {
     let layer = format!("layer {}", source.digest());
     let (json, codec, payload_end) = match binding {
         Binding::Estargz {
@@ -152,6 +168,30 @@ const TAIL_SHARE: u64 = 64;
 const TAIL_LEAST: u64 = 32 << 10;
 /// ... nor more than a second round trip costs.
 const TAIL_MOST: u64 = 1 << 20;
+
+/// A source whose first bytes turned out wrong.
+#[derive(Debug)]
+struct Elsewhere<'a>(&'a dyn BlobSource);
+
+// === impl Elsewhere ===
+
+impl BlobSource for Elsewhere<'_> {
+    fn digest(&self) -> &Digest {
+        self.0.digest()
+    }
+
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        self.0.read_elsewhere(range)
+    }
+
+    fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
+        self.0.stream()
+    }
+}
 
 // === impl VerifiedIndex ===
 

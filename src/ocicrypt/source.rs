@@ -79,6 +79,14 @@ impl DecryptingSource {
     }
 }
 
+impl DecryptingSource {
+    fn plain(&self, offset: u64, ciphertext: Bytes) -> Bytes {
+        let mut bytes = unshared(ciphertext);
+        self.cipher.apply(offset, &mut bytes);
+        bytes.freeze()
+    }
+}
+
 impl BlobSource for DecryptingSource {
     fn digest(&self) -> &Digest {
         self.ciphertext.digest()
@@ -91,9 +99,14 @@ impl BlobSource for DecryptingSource {
     fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         Box::pin(async move {
             let offset = range.start;
-            let mut bytes = unshared(self.ciphertext.read_at(range).await?);
-            self.cipher.apply(offset, &mut bytes);
-            Ok(bytes.freeze())
+            Ok(self.plain(offset, self.ciphertext.read_at(range).await?))
+        })
+    }
+
+    fn read_elsewhere(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        Box::pin(async move {
+            let offset = range.start;
+            Ok(self.plain(offset, self.ciphertext.read_elsewhere(range).await?))
         })
     }
 

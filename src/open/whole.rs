@@ -28,6 +28,10 @@ impl BlobSource for Whole {
         self.0.read_at(range)
     }
 
+    fn read_elsewhere(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        self.0.read_elsewhere(range)
+    }
+
     fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
         Box::pin(stream_verified(Arc::clone(&self.0)))
     }

@@ -50,6 +50,15 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// turns out shorter; `Unavailable`, `Denied`, `NotFound` as the other side says.
     fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>>;
 
+    /// The same bytes after those that [`read_at`](Self::read_at) gave turned out wrong: from
+    /// somewhere else if there is somewhere else, otherwise read again.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at).
+    fn read_elsewhere(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        self.read_at(range)
+    }
+
     /// The whole blob in one stream, which ends after exactly [`size`](Self::size) bytes or with
     /// an error.
     fn stream(&self) -> BoxFuture<'_, Result<BlobStream>>;
@@ -126,13 +135,17 @@ pub async fn read_verified(
     }
     let source = repository.blob(descriptor);
     let bytes = read_whole(&*source).await?;
-    if !descriptor.digest.matches(&bytes) {
-        return Err(Error::corrupt(format!(
-            "blob {}: digest mismatch",
-            descriptor.digest
-        )));
+    if descriptor.digest.matches(&bytes) {
+        return Ok(bytes);
     }
-    Ok(bytes)
+    let bytes = source.read_elsewhere(0..source.size()).await?;
+    if descriptor.digest.matches(&bytes) {
+        return Ok(bytes);
+    }
+    Err(Error::corrupt(format!(
+        "blob {}: digest mismatch",
+        descriptor.digest
+    )))
 }
 
 /// Collects a source's stream; bounded by its size.

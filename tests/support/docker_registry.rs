@@ -19,16 +19,23 @@ pub struct DockerRegistry {
 impl DockerRegistry {
     /// Starts it without TLS; `None`, with a printed line, where it is not installed.
     pub fn start() -> Option<Self> {
-        Self::start_with(false)
+        Self::start_with(false, false)
     }
 
     /// Starts it with a certificate for 127.0.0.1 by an authority of its own.
     pub fn start_tls() -> Option<Self> {
         installed("openssl")?;
-        Self::start_with(true)
+        Self::start_with(true, false)
     }
 
-    fn start_with(tls: bool) -> Option<Self> {
+    /// As [`start_tls`](Self::start_tls), and clients need a certificate of its authority:
+    /// [`client`](Self::client).
+    pub fn start_mutual_tls() -> Option<Self> {
+        installed("openssl")?;
+        Self::start_with(true, true)
+    }
+
+    fn start_with(tls: bool, mutual: bool) -> Option<Self> {
         installed("docker-registry")?;
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().display().to_string();
@@ -41,6 +48,9 @@ impl DockerRegistry {
             certificates(directory.path());
             config +=
                 &format!("  tls:\n    certificate: {root}/cert.pem\n    key: {root}/key.pem\n");
+            if mutual {
+                config += &format!("    clientcas:\n      - {root}/ca.pem\n");
+            }
             directory.path().join("ca.pem")
         });
         let file = directory.path().join("config.yml");
@@ -88,6 +98,12 @@ impl DockerRegistry {
         self.ca.as_deref()
     }
 
+    /// A client's certificate and key.
+    pub fn client(&self) -> (PathBuf, PathBuf) {
+        let file = |name| self.directory.path().join(name);
+        (file("client.pem"), file("client.key"))
+    }
+
     /// Where it keeps what it stores.
     pub fn storage(&self) -> PathBuf {
         self.directory.path().join("storage")
@@ -116,7 +132,7 @@ pub fn installed(program: &str) -> Option<()> {
     found.then_some(())
 }
 
-/// `ca.pem`, and `cert.pem` with `key.pem` signed by it.
+/// `ca.pem`; `cert.pem` with `key.pem` and `client.pem` with `client.key` signed by it.
 fn certificates(directory: &Path) {
     let openssl = |arguments: &str| {
         let output = Command::new("openssl")
@@ -142,5 +158,17 @@ fn certificates(directory: &Path) {
     openssl(
         "x509 -req -in cert.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 \
          -extfile san.ext",
+    );
+    openssl(&format!(
+        "req {key} -keyout client.key -out client.csr -subj /CN=test-client"
+    ));
+    std::fs::write(
+        directory.join("client.ext"),
+        "extendedKeyUsage=clientAuth\n",
+    )
+    .unwrap();
+    openssl(
+        "x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out client.pem -days 2 \
+         -extfile client.ext",
     );
 }

@@ -74,6 +74,8 @@ pub struct Seen {
     pub range: Option<String>,
     /// The whole `Authorization`.
     pub authorization: Option<String>,
+    /// Everything else that came along.
+    pub headers: hyper::HeaderMap,
 }
 
 /// A registry until dropped.

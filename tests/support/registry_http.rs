@@ -52,6 +52,7 @@ pub(super) async fn answer(
         line: format!("{} {}", request.method(), request.uri()),
         range: header(RANGE),
         authorization: header(AUTHORIZATION),
+        headers: request.headers().clone(),
     };
     let head = request.method() == Method::HEAD;
     let fault = shared.state().see(seen.clone());

@@ -176,7 +176,10 @@ impl Authenticator {
         path: &str,
         actions: Actions,
     ) -> Result<Option<Held>, Failure> {
-        let login = self.credentials.login(&self.host, path).await?;
+        let login = self
+            .credentials
+            .login(&*self.environment, &self.host, path)
+            .await?;
         match (challenge, &login) {
             (Challenge::Basic, Login::Basic { username, password }) => Ok(Some(Held {
                 header: basic(username, password)?,

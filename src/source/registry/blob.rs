@@ -21,7 +21,8 @@ use super::{
     auth::Actions,
     body::{Body, Reader},
     header::{ContentRange, content_range},
-    retry::Failure,
+    repository::RegistryRepository,
+    retry::{Failure, RetryPolicy},
     transport::{Exchange, Registry, Request, Target},
 };
 use crate::{
@@ -37,6 +38,8 @@ pub(super) struct RegistryBlob(Arc<Inner>);
 pub(super) struct Inner {
     pub(super) registry: Arc<Registry>,
     pub(super) traffic: Arc<Traffic>,
+    /// When requests are tried again.
+    pub(super) retry: RetryPolicy,
     path: String,
     digest: Digest,
     size: u64,
@@ -46,20 +49,20 @@ pub(super) struct Inner {
 // === impl RegistryBlob ===
 
 impl RegistryBlob {
-    pub(super) fn new(
-        registry: Arc<Registry>,
-        traffic: Arc<Traffic>,
-        path: &str,
-        descriptor: &Descriptor,
-    ) -> Self {
+    pub(super) fn of(repository: &RegistryRepository, descriptor: &Descriptor) -> Self {
         Self(Arc::new(Inner {
-            registry,
-            traffic,
-            path: path.to_owned(),
+            registry: Arc::clone(&repository.registry),
+            traffic: Arc::clone(&repository.traffic),
+            retry: repository.retry,
+            path: repository.path.clone(),
             digest: descriptor.digest.clone(),
             size: descriptor.size,
             redirect: Mutex::default(),
         }))
+    }
+
+    pub(super) fn into_inner(self) -> Arc<Inner> {
+        self.0
     }
 }
 
@@ -315,7 +318,7 @@ impl Inner {
     }
 
     fn location(&self) -> String {
-        format!("/v2/{}/blobs/{}", self.path, self.digest)
+        format!("/{}/blobs/{}", self.path, self.digest)
     }
 
     fn redirect(&self) -> Option<Url> {

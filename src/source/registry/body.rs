@@ -40,7 +40,7 @@ impl Body {
 
 impl Reader {
     pub(super) fn new(blob: Arc<Inner>, range: Range<u64>) -> Self {
-        let retry = blob.registry.retry();
+        let retry = blob.registry.retry_by(blob.retry);
         Self {
             blob,
             next: range.start,

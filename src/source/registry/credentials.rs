@@ -1,4 +1,5 @@
-//! Who we are to a registry: docker's `config.json`, containers' `auth.json`, credential helpers.
+//! Who we are to a registry: docker's `config.json`, containers' `auth.json`, credential helpers,
+//! the kubelet's credential provider plugins.
 //!
 //! Files are read when credentials are needed, so that a login renewed by another program is used.
 //! Secrets are zeroized and never printed.
@@ -15,7 +16,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{helper, secret::Secret};
+use super::{helper, provider::Providers, retry::Environment, secret::Secret};
 use crate::error::{Error, Result};
 
 /// Where logins come from.
@@ -24,6 +25,7 @@ pub struct Credentials {
     files: Vec<PathBuf>,
     helpers: Option<PathBuf>,
     helper_deadline: Duration,
+    providers: Option<Providers>,
 }
 
 /// What a registry or its token server is told.
@@ -81,6 +83,7 @@ impl Credentials {
             files,
             helpers: None,
             helper_deadline: HELPER_DEADLINE,
+            providers: None,
         }
     }
 
@@ -112,6 +115,18 @@ impl Credentials {
         self
     }
 
+    /// Asks the kubelet's credential provider plugins for what no file knows: those of this
+    /// `CredentialProviderConfig`, in this directory. Each may take as long as a credential helper.
+    ///
+    /// # Errors
+    /// `Invalid` if the configuration is malformed or a program is not there, `Unsupported` if a
+    /// program wants what we cannot give it, `Io` if the file cannot be read.
+    pub fn with_provider_plugins(mut self, config: &Path, directory: &Path) -> Result<Self> {
+        let providers = Providers::load(config, directory, self.helper_deadline)?;
+        self.providers = Some(providers);
+        Ok(self)
+    }
+
     /// How long a credential helper may take; 30 s unless told.
     #[must_use]
     pub fn with_helper_deadline(mut self, deadline: Duration) -> Self {
@@ -123,7 +138,12 @@ impl Credentials {
     ///
     /// # Errors
     /// `Invalid` if a file is malformed, `Denied` or `Unavailable` if a helper says no or hangs.
-    pub(super) async fn login(&self, host: &str, path: &str) -> Result<Login> {
+    pub(super) async fn login(
+        &self,
+        environment: &dyn Environment,
+        host: &str,
+        path: &str,
+    ) -> Result<Login> {
         for file in &self.files {
             let Some(config) = read(file).await? else {
                 continue;
@@ -133,7 +153,12 @@ impl Credentials {
                 return Ok(login);
             }
         }
-        Ok(Login::Anonymous)
+        let Some(providers) = &self.providers else {
+            return Ok(Login::Anonymous);
+        };
+        let image = format!("{host}/{path}");
+        let login = providers.login(|| environment.now(), &image).await?;
+        Ok(login.unwrap_or(Login::Anonymous))
     }
 
     async fn login_in(&self, config: &File, host: &str, path: &str) -> Result<Option<Login>> {
@@ -258,7 +283,7 @@ fn normalised(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::retry::System, *};
 
     async fn login(text: &str, host: &str, path: &str) -> Result<String> {
         let directory = tempfile::tempdir().unwrap();
@@ -266,7 +291,7 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let missing = directory.path().join("missing");
         let credentials = Credentials::from_files(vec![missing, file]);
-        Ok(match credentials.login(host, path).await? {
+        Ok(match credentials.login(&System, host, path).await? {
             Login::Anonymous => "-".into(),
             Login::Basic { username, password } => format!("{username}:{}", &*password),
             Login::Identity(token) => format!("token {}", &*token),

@@ -1,6 +1,10 @@
 //! Docker's credential helpers: `docker-credential-NAME get`, server on stdin, JSON on stdout.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use serde::Deserialize;
 use tokio::{
@@ -50,8 +54,12 @@ pub(super) async fn ask(
         return Err(bad(Kind::Invalid, "not a helper's name".into()));
     }
     let program = format!("docker-credential-{name}");
-    let program = directory.map_or_else(|| program.clone().into(), |dir| dir.join(&program));
-    let (success, out, err) = tokio::time::timeout(deadline, run(&program, server))
+    let program: PathBuf =
+        directory.map_or_else(|| program.clone().into(), |dir| dir.join(&program));
+    let mut command = Command::new(program);
+    command.arg("get");
+    let run = run(&mut command, server.as_bytes().to_vec());
+    let (success, out, err) = tokio::time::timeout(deadline, run)
         .await
         .map_err(|_| bad(Kind::Unavailable, format!("no answer in {deadline:?}")))?
         .map_err(|e| bad(Kind::Denied, e.to_string()).with_hint("is it installed and in PATH?"))?;
@@ -76,12 +84,12 @@ pub(super) async fn ask(
     Err(bad(Kind::Denied, first.trim().to_owned()))
 }
 
-type Output = (bool, Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>);
+/// Whether it succeeded, its standard output and error.
+pub(super) type Output = (bool, Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>);
 
-/// Runs the helper to its end; killed if this is dropped before.
-async fn run(program: &Path, server: &str) -> std::io::Result<Output> {
-    let mut child = Command::new(program)
-        .arg("get")
+/// Runs a program to its end; killed if this is dropped before.
+pub(super) async fn run(command: &mut Command, question: Vec<u8>) -> std::io::Result<Output> {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -91,7 +99,7 @@ async fn run(program: &Path, server: &str) -> std::io::Result<Output> {
     let ask = async move {
         if let Some(mut stdin) = stdin {
             // A helper that does not read its input may still answer.
-            let _ = stdin.write_all(server.as_bytes()).await;
+            let _ = stdin.write_all(&question).await;
         }
     };
     let ((), out, err) = tokio::join!(ask, limited(stdout), limited(stderr));

@@ -25,8 +25,14 @@ mod blob;
 mod body;
 mod challenge;
 mod credentials;
+mod duration;
+mod endpoint;
 mod header;
 mod helper;
+mod hosts;
+mod mirrored;
+mod peers;
+mod provider;
 mod repository;
 mod retry;
 mod secret;
@@ -38,6 +44,13 @@ pub use self::{
     credentials::Credentials,
     retry::{Environment, RetryPolicy, System},
 };
+use self::{
+    endpoint::Endpoint,
+    hosts::{Capabilities, Hosts},
+    mirrored::MirroredRepository,
+    peers::{Peer, Peers},
+    repository::RegistryRepository,
+};
 
 /// How registries are reached.
 #[derive(Clone, Debug)]
@@ -47,6 +60,11 @@ pub struct Options {
     /// `host` or `host:port` of registries that are spoken to without TLS. Registries on loopback
     /// need not be named: they are, unless they turn out to speak TLS.
     pub plain_http: Vec<String>,
+    /// Directory with a `hosts.toml` for each registry, as containerd's `certs.d`: mirrors and how
+    /// they are reached. None unless told.
+    pub certs_dir: Option<PathBuf>,
+    /// Honour `skip_verify` in `hosts.toml`; otherwise such a host is an error.
+    pub insecure_skip_verify: bool,
     /// Logins; none unless told.
     pub credentials: Credentials,
     /// Longest wait for a connection; 10 s unless told.
@@ -69,7 +87,13 @@ pub struct Options {
 pub struct Client {
     options: Options,
     certificates: Vec<reqwest::Certificate>,
-    registries: Mutex<HashMap<String, Arc<transport::Registry>>>,
+    registries: Mutex<HashMap<String, Known>>,
+}
+
+/// A registry's hosts, and what `hosts.toml` said when they were made.
+struct Known {
+    said: Option<Hosts>,
+    peers: Arc<Peers>,
 }
 
 /// What to do about a refusal.
@@ -83,6 +107,8 @@ impl Default for Options {
         Self {
             ca_files: Vec::new(),
             plain_http: Vec::new(),
+            certs_dir: None,
+            insecure_skip_verify: false,
             credentials: Credentials::anonymous(),
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(15),
@@ -104,14 +130,9 @@ impl Client {
     pub fn new(options: Options) -> Result<Arc<Self>> {
         let mut certificates = Vec::new();
         for file in &options.ca_files {
-            let name = file.display();
-            let pem = std::fs::read(file).map_err(|e| Error::io(format!("CA file {name}"), e))?;
-            let found = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|e| Error::invalid(format!("CA file {name}")).with_source(e))?;
-            if found.is_empty() {
-                return Err(Error::invalid(format!("CA file {name}: no certificate")));
-            }
-            certificates.extend(found);
+            let pem = std::fs::read(file)
+                .map_err(|e| Error::io(format!("CA file {}", file.display()), e))?;
+            certificates.extend(endpoint::authorities(&pem, file)?);
         }
         Ok(Arc::new(Self {
             options,
@@ -123,38 +144,82 @@ impl Client {
     /// Reads from the repository of `reference`.
     ///
     /// # Errors
-    /// `Invalid` if the host is malformed, `Internal` if TLS cannot be set up.
+    /// `Invalid` if the host or its `hosts.toml` is malformed, `Denied` if that asks for something
+    /// insecure that was not allowed, `Io` if a file cannot be read, `Internal` if TLS cannot be set
+    /// up.
     pub fn repository(&self, reference: &RegistryReference) -> Result<Arc<dyn Repository>> {
-        let registry = self.registry(reference.host())?;
-        Ok(Arc::new(repository::RegistryRepository::new(
-            registry,
-            reference.path(),
-        )))
+        let peers = self.peers(reference.host())?;
+        Ok(match peers.only() {
+            Some(registry) => Arc::new(RegistryRepository::new(
+                Arc::clone(registry),
+                reference.path(),
+            )),
+            None => Arc::new(MirroredRepository::new(peers, reference.path())),
+        })
     }
 
-    /// Writes to the repository of `reference`.
+    /// Writes to the repository of `reference`: to the first host of its registry that takes
+    /// uploads.
     ///
     /// # Errors
     /// As [`repository`](Self::repository).
     pub fn writer(&self, reference: &RegistryReference) -> Result<Arc<dyn RepositoryWriter>> {
-        let registry = self.registry(reference.host())?;
+        let peers = self.peers(reference.host())?;
+        let registry = Arc::clone(peers.for_push()?);
         Ok(Arc::new(writer::RegistryWriter::new(
             registry,
             reference.path(),
         )))
     }
 
-    fn registry(&self, host: &str) -> Result<Arc<transport::Registry>> {
+    /// The hosts of a registry. `hosts.toml` is read each time; as long as it and the files it
+    /// names say the same, connections and tokens are kept.
+    fn peers(&self, registry: &str) -> Result<Arc<Peers>> {
+        let said = match &self.options.certs_dir {
+            Some(directory) => hosts::load(directory, registry)?,
+            None => None,
+        };
         let mut registries = self
             .registries
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(registry) = registries.get(host) {
-            return Ok(Arc::clone(registry));
+        if let Some(known) = registries.get(registry)
+            && known.said == said
+        {
+            return Ok(Arc::clone(&known.peers));
         }
-        let registry = transport::Registry::new(host, &self.options, &self.certificates)?;
-        registries.insert(host.to_owned(), Arc::clone(&registry));
-        Ok(registry)
+        let peers = self.make_peers(registry, said.as_ref())?;
+        let known = Known {
+            said,
+            peers: Arc::clone(&peers),
+        };
+        registries.insert(registry.to_owned(), known);
+        Ok(peers)
+    }
+
+    fn make_peers(&self, registry: &str, said: Option<&Hosts>) -> Result<Arc<Peers>> {
+        let (options, certificates) = (&self.options, &self.certificates);
+        let Some(Hosts { file, hosts }) = said else {
+            let endpoint = Endpoint::registry(registry, options, certificates)?;
+            let peer = Peer {
+                registry: transport::Registry::new(endpoint, options)?,
+                capabilities: Capabilities::ALL,
+            };
+            return Ok(Peers::new(registry, PathBuf::new(), vec![peer]));
+        };
+        let mut peers = Vec::new();
+        for host in hosts {
+            let within = |error: Error| {
+                let (file, name) = (file.display(), host.name(registry));
+                error.context(format!("hosts file {file}: host {name}"))
+            };
+            let endpoint = Endpoint::host(host, registry, options, certificates).map_err(within)?;
+            peers.push(Peer {
+                registry: transport::Registry::new(endpoint, options).map_err(within)?,
+                capabilities: host.capabilities,
+            });
+        }
+        Ok(Peers::new(registry, file.clone(), peers))
     }
 }
 

@@ -15,7 +15,8 @@ use super::{
     auth::Actions,
     blob::RegistryBlob,
     header::next_link,
-    retry::{Failure, Retry},
+    peers,
+    retry::{Failure, Retry, RetryPolicy},
     transport::{Exchange, Registry, Request, Target},
 };
 use crate::{
@@ -32,6 +33,8 @@ pub(super) struct RegistryRepository {
     pub(super) traffic: Arc<Traffic>,
     /// What reads are authorized with: a writer that reads asks for one token, not two.
     pub(super) actions: Actions,
+    /// When requests are tried again.
+    pub(super) retry: RetryPolicy,
 }
 
 /// What is accepted as a manifest.
@@ -61,10 +64,25 @@ struct Fetched {
 impl RegistryRepository {
     pub(super) fn new(registry: Arc<Registry>, path: &str) -> Self {
         Self {
+            retry: registry.options.retry,
             registry,
             path: path.to_owned(),
             traffic: Arc::default(),
             actions: Actions::Pull,
+        }
+    }
+
+    /// The repository on a host beside which there are others: each request is tried once, and its
+    /// traffic is counted with theirs.
+    pub(super) fn on_one_of_several(
+        registry: Arc<Registry>,
+        path: &str,
+        traffic: Arc<Traffic>,
+    ) -> Self {
+        Self {
+            retry: peers::once(registry.options.retry),
+            traffic,
+            ..Self::new(registry, path)
         }
     }
 
@@ -74,7 +92,7 @@ impl RegistryRepository {
 
     /// GETs a document of at most 4 MiB.
     async fn document(&self, target: &Target, accept: &'static str, what: &str) -> Result<Answer> {
-        let mut retry = self.registry.retry();
+        let mut retry = self.registry.retry_by(self.retry);
         let deadline = self.registry.options.deadline;
         tokio::time::timeout(deadline, self.persist(target, accept, what, &mut retry))
             .await
@@ -162,7 +180,7 @@ impl RegistryRepository {
 
     async fn fetch(&self, location: &Location) -> Result<RawManifest> {
         let what = format!("manifest {location} of {}", self.full_name());
-        let target = Target::Path(format!("/v2/{}/manifests/{location}", self.path));
+        let target = Target::Path(format!("/{}/manifests/{location}", self.path));
         let fetched = match self.document(&target, MANIFESTS, &what).await? {
             Answer::Found(fetched) => fetched,
             Answer::Refused(_, error) if error.kind() == Kind::NotFound => {
@@ -192,7 +210,7 @@ impl RegistryRepository {
     async fn listed(&self, subject: &Digest) -> Result<Option<Vec<Descriptor>>> {
         let what = format!("referrers of {subject} in {}", self.full_name());
         let mut found = Vec::new();
-        let mut target = Target::Path(format!("/v2/{}/referrers/{subject}", self.path));
+        let mut target = Target::Path(format!("/{}/referrers/{subject}", self.path));
         for page in 0..MAX_PAGES {
             let fetched = match self.document(&target, media_type::OCI_INDEX, &what).await? {
                 Answer::Found(fetched) => fetched,
@@ -240,12 +258,7 @@ impl Repository for RegistryRepository {
     }
 
     fn blob(&self, descriptor: &Descriptor) -> Arc<dyn BlobSource> {
-        Arc::new(RegistryBlob::new(
-            Arc::clone(&self.registry),
-            Arc::clone(&self.traffic),
-            &self.path,
-            descriptor,
-        ))
+        Arc::new(RegistryBlob::of(self, descriptor))
     }
 
     fn referrers<'a>(&'a self, subject: &'a Digest) -> BoxFuture<'a, Result<Vec<Descriptor>>> {

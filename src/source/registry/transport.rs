@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    net::IpAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -21,28 +20,22 @@ use super::{
     CREDENTIALS_HINT, Options,
     answer::{is_untrusted, network, passing, reason, stalled},
     auth::{Actions, Authenticator},
-    retry::{Failure, Retry},
+    endpoint::Endpoint,
+    hosts::Scheme,
+    retry::{Failure, Retry, RetryPolicy},
 };
 use crate::{
     error::{Error, Result},
     source::Traffic,
 };
 
-/// One registry, shared by all its repositories.
+/// One registry, or one host that stands for it, shared by all its repositories.
 pub(super) struct Registry {
-    host: String,
-    /// `host[:port]` that is connected to.
-    authority: String,
+    endpoint: Endpoint,
     scheme: OnceLock<Scheme>,
     http: reqwest::Client,
     auth: Authenticator,
     pub(super) options: Options,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scheme {
-    Http,
-    Https,
 }
 
 /// Makes a request's body, anew for each try. It counts its bytes as they are taken.
@@ -69,7 +62,7 @@ pub(super) struct Request<'a> {
 /// Where a request goes.
 #[derive(Clone, Debug)]
 pub(super) enum Target {
-    /// Path and query on the registry.
+    /// Path below the registry's API root.
     Path(String),
     /// Somewhere a registry pointed at.
     Url(Url),
@@ -87,42 +80,33 @@ const MAX_REDIRECTS: usize = 5;
 // === impl Registry ===
 
 impl Registry {
-    pub(super) fn new(
-        host: &str,
-        options: &Options,
-        certificates: &[reqwest::Certificate],
-    ) -> Result<Arc<Self>> {
-        let authority = match host {
-            "docker.io" => "registry-1.docker.io",
-            host => host,
-        };
-        let parsed = Url::parse(&format!("https://{authority}/"))
-            .map_err(|e| Error::invalid(format!("registry {host}")).with_source(e))?;
-        let loopback = is_loopback(&parsed);
-        let bare = parsed.host_str().unwrap_or_default();
-        let plain = options.plain_http.iter().any(|p| p == host || p == bare);
+    pub(super) fn new(endpoint: Endpoint, options: &Options) -> Result<Arc<Self>> {
         let scheme = OnceLock::new();
-        if plain || !loopback {
-            let _ = scheme.set(if plain { Scheme::Http } else { Scheme::Https });
+        if let Some(known) = endpoint.scheme {
+            let _ = scheme.set(known);
         }
         Ok(Arc::new(Self {
-            host: host.to_owned(),
-            authority: authority.to_owned(),
             scheme,
-            http: connections(options, certificates, loopback)?,
-            auth: Authenticator::new(host, options, plain || loopback),
+            http: endpoint.connections()?,
+            auth: Authenticator::new(&endpoint.name, options, endpoint.insecure_realm()),
             options: options.clone(),
+            endpoint,
         }))
     }
 
-    /// `host[:port]` as references name it.
+    /// `host[:port]` as references or `hosts.toml` name it.
     pub(super) fn host(&self) -> &str {
-        &self.host
+        &self.endpoint.name
     }
 
+    /// The tries of one operation.
     pub(super) fn retry(&self) -> Retry {
+        self.retry_by(self.options.retry)
+    }
+
+    pub(super) fn retry_by(&self, policy: RetryPolicy) -> Retry {
         Retry::new(
-            self.options.retry,
+            policy,
             Arc::clone(&self.options.environment),
             self.options.deadline,
         )
@@ -146,18 +130,22 @@ impl Registry {
             Target::Path(path) => self.url(path)?,
             Target::Url(url) => url.clone(),
         };
+        let scope = self.endpoint.scope(request.path);
         let mut renewed = false;
         let mut redirects = 0;
         loop {
             let own = self.is_own(&url);
             let authorization = if own {
                 self.auth
-                    .header(&self.http, request.traffic, request.path, request.actions)
+                    .header(&self.http, request.traffic, &scope, request.actions)
                     .await?
             } else {
                 None
             };
             let mut headers = request.headers.clone();
+            if own {
+                headers.extend(self.endpoint.headers.clone());
+            }
             if let Some(authorization) = &authorization {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
@@ -169,7 +157,7 @@ impl Registry {
                     .auth
                     .refused(
                         response.headers(),
-                        request.path,
+                        &scope,
                         request.actions,
                         authorization.as_ref(),
                     )
@@ -279,14 +267,21 @@ impl Registry {
         }
     }
 
-    /// A URL on the registry.
+    /// A URL below the registry's API root.
     fn url(&self, path: &str) -> Result<Url> {
         let scheme = match self.scheme.get() {
             Some(Scheme::Https) => "https",
             _ => "http",
         };
-        Url::parse(&format!("{scheme}://{}{path}", self.authority))
-            .map_err(|e| Error::invalid(format!("registry {}", self.host)).with_source(e))
+        let Endpoint {
+            authority, prefix, ..
+        } = &self.endpoint;
+        let mut url = Url::parse(&format!("{scheme}://{authority}{prefix}{path}"))
+            .map_err(|e| Error::invalid(format!("registry {}", self.host())).with_source(e))?;
+        if let Some(namespace) = &self.endpoint.namespace {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        Ok(url)
     }
 
     /// Whether a URL is on the registry itself, so that its authorization may go there.
@@ -366,7 +361,7 @@ impl Registry {
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registry")
-            .field("host", &self.host)
+            .field("host", &self.host())
             .finish_non_exhaustive()
     }
 }
@@ -391,34 +386,6 @@ impl Sent {
     }
 }
 
-/// The connection pool. Redirects are followed by us, and loopback never goes through a proxy.
-fn connections(
-    options: &Options,
-    certificates: &[reqwest::Certificate],
-    loopback: bool,
-) -> Result<reqwest::Client> {
-    let builder = || {
-        let builder = reqwest::Client::builder()
-            .user_agent(concat!("nacre/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(options.connect_timeout)
-            .tcp_nodelay(true);
-        if loopback {
-            builder.no_proxy()
-        } else {
-            builder
-        }
-    };
-    let certificates = || certificates.iter().cloned();
-    builder()
-        .tls_certs_merge(certificates())
-        .build()
-        // A machine may have no certificates of its own: then only the given ones are trusted.
-        .or_else(|_| builder().tls_certs_only(certificates()).build())
-        .map_err(|e| Error::internal("http client").with_source(e.without_url()))
-}
-
 /// Where a redirect leads; never from TLS to no TLS.
 fn redirect_target(from: &Url, location: &str) -> Option<Url> {
     let next = from.join(location).ok()?;
@@ -431,15 +398,6 @@ fn redirect_target(from: &Url, location: &str) -> Option<Url> {
 
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(url::Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
-        Some(url::Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
-        None => false,
-    }
 }
 
 #[cfg(test)]
@@ -478,8 +436,9 @@ mod tests {
             ("plain.example", "https://plain.example/"),
             ("bare.example:5001", "http://bare.example:5001/"),
         ] {
-            let registry = Registry::new(host, &options, &[]).unwrap();
-            assert_eq!(registry.url("/").unwrap().as_str(), url);
+            let endpoint = Endpoint::registry(host, &options, &[]).unwrap();
+            let registry = Registry::new(endpoint, &options).unwrap();
+            assert_eq!(registry.url("/").unwrap().as_str(), format!("{url}v2/"));
             assert!(registry.scheme.get().is_some());
         }
         for host in [
@@ -488,7 +447,8 @@ mod tests {
             "[::1]:5000",
             "localhost:5000",
         ] {
-            let registry = Registry::new(host, &options, &[]).unwrap();
+            let endpoint = Endpoint::registry(host, &options, &[]).unwrap();
+            let registry = Registry::new(endpoint, &options).unwrap();
             assert!(registry.scheme.get().is_none(), "{host}");
         }
     }

@@ -75,7 +75,7 @@ impl RegistryWriter {
         let registry = &self.reader.registry;
         let head = self.request(
             Method::HEAD,
-            Target::Path(format!("/v2/{path}/blobs/{digest}")),
+            Target::Path(format!("/{path}/blobs/{digest}")),
             HeaderMap::new(),
             None,
             &what,
@@ -111,7 +111,7 @@ impl RegistryWriter {
         let registry = &self.reader.registry;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        let target = Target::Path(format!("/v2/{}/blobs/uploads/", self.reader.path));
+        let target = Target::Path(format!("/{}/blobs/uploads/", self.reader.path));
         let begin = self.request(Method::POST, target, headers, None, what);
         let begin = registry.exchange(&begin).await?.response;
         if begin.status() != StatusCode::ACCEPTED {
@@ -168,7 +168,7 @@ impl RegistryWriter {
         headers.insert(CONTENT_TYPE, media_type);
         headers.insert(CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len()));
         let body = body_of_bytes(manifest.bytes.clone());
-        let target = Target::Path(format!("/v2/{}/manifests/{location}", self.reader.path));
+        let target = Target::Path(format!("/{}/manifests/{location}", self.reader.path));
         let put = self.request(Method::PUT, target, headers, Some(&*body), &what);
         let answer = self.reader.registry.send(&put).await?.response;
         if answer.status().is_success() {
