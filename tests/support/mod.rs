@@ -8,6 +8,7 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+pub mod cosign;
 pub mod docker_registry;
 pub mod images;
 pub mod pipeline;
