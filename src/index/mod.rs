@@ -13,7 +13,6 @@ mod estargz;
 pub mod limits;
 mod open;
 mod path;
-pub mod tar;
 pub mod write;
 mod zstd_chunked;
 
