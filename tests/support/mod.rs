@@ -12,6 +12,7 @@ pub mod cosign;
 pub mod docker_registry;
 pub mod images;
 pub mod pipeline;
+pub mod program;
 pub mod registry;
 mod registry_http;
 pub mod tree_compare;
