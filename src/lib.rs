@@ -55,6 +55,8 @@ pub mod codec;
 pub mod engine;
 pub mod error;
 pub mod fuse;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod image;
 pub mod index;
 pub mod keys;

@@ -25,6 +25,10 @@ pub use self::{
     open::{VerifiedIndex, open},
     path::clean as clean_path,
 };
+pub(crate) use self::{
+    estargz::{footer, toc_json},
+    open::parse,
+};
 
 /// One layer's files in the order of its tar, as an index told them. Not verified by itself: see
 /// `VerifiedIndex`.

@@ -15,4 +15,5 @@ pub mod pipeline;
 pub mod program;
 pub mod registry;
 mod registry_http;
+pub mod samples;
 pub mod tree_compare;
