@@ -104,6 +104,34 @@ fn same_as_umoci(image: &LayoutImage, base: &Path) {
     assert_same(&compare(&theirs.join("rootfs"), &ours.join("rootfs")));
 }
 
+/// The bundle runs: Python starts with the image's environment, as process 1 of its own.
+fn runs(bundle: &Path) {
+    if Command::new("runc").arg("--version").output().is_err() {
+        println!("skipped: runc is not installed (scripts/install-peers)");
+        return;
+    }
+    let file = bundle.join("config.json");
+    let text = std::fs::read(&file).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(config["process"]["args"], serde_json::json!(["python3"]));
+    let program = "import os; print(os.getpid(), os.environ['LANG'], os.environ['HOME'])";
+    config["process"]["args"] = serde_json::json!(["python3", "-c", program]);
+    std::fs::write(&file, config.to_string()).unwrap();
+    let name = format!("nacre-test-{}", std::process::id());
+    let output = Command::new("runc")
+        .arg("--root")
+        .arg(bundle.join("state"))
+        .args(["run", "--bundle"])
+        .arg(bundle)
+        .arg(name)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "runc: {errors}");
+    assert_eq!(output.stdout, b"1 C.UTF-8 /root\n");
+}
+
 #[test]
 fn privileged_odd_image_equals_umoci() {
     if let Some(why) = missing() {
@@ -142,4 +170,5 @@ fn privileged_debian_image_equals_umoci() {
         tag: "latest".into(),
     };
     same_as_umoci(&image, base.path());
+    runs(&base.path().join("nacre"));
 }

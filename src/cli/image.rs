@@ -42,7 +42,7 @@ pub(super) struct Convert {
     #[arg(long, value_enum, default_value = "estargz")]
     format: LayerFormat,
     /// Largest chunk, in KiB: what the smallest read of a large file costs.
-    #[arg(long, value_name = "KIB", default_value_t = 4096)]
+    #[arg(long, value_name = "KIB", default_value_t = 1024)]
     chunk_kib: u32,
     /// Convert every image of an index, not only one platform's.
     #[arg(long, conflicts_with = "platform")]

@@ -74,11 +74,7 @@ fn list(tree: &Tree, directory: Ino, recursive: bool, lines: &mut Vec<Line>) {
         let base = tree.path(directory);
         let mut below = Vec::new();
         for child in tree.children(directory) {
-            let mut path = base.clone();
-            if !path.ends_with(b"/") {
-                path.push(b'/');
-            }
-            path.extend_from_slice(child.name);
+            let path = [&base, child.name].join(&b'/');
             lines.push(Line::of(tree, child.ino, &path));
             if recursive && child.kind == Kind::Directory {
                 below.push(child.ino);
@@ -118,8 +114,9 @@ impl Line {
             Kind::BlockDevice => ('b', "block-device"),
             Kind::Fifo => ('p', "fifo"),
         };
+        let path = String::from_utf8_lossy(path);
         Self {
-            path: String::from_utf8_lossy(path).into_owned(),
+            path: format!("/{}", path.trim_start_matches('/')),
             kind,
             mode: format!("{letter}{}", permissions(attributes.mode)),
             uid: attributes.uid,

@@ -45,24 +45,22 @@ impl Shared {
         let layer = &self.layers[usize::from(layer_number)];
         let mut wanted = Vec::new();
         for waiter in waiters {
-            let chunk = &layer.data.table.chunks[waiter.part.chunk as usize];
-            if let Some(kept) = self.store.get(&layer.data.space, &chunk.digest) {
-                waiter.fill(&kept);
-                continue;
-            }
-            let Place::Unit { unit, .. } = chunk.place else {
+            let Place::Unit { unit, .. } =
+                layer.data.table.chunks[waiter.part.chunk as usize].place
+            else {
                 continue;
             };
-            if self.flights.join(layer_number, unit, Some(waiter)) {
+            // The flight comes before the disk, so that a chunk is read from there once, too.
+            if self.flights.join(layer_number, unit, Some(waiter))
+                && !self.serve_kept(layer, layer_number, unit)
+            {
                 wanted.push(unit);
             }
         }
-        // Another flight may have landed between the look and the joining; decoding again is
-        // harmless, and rare.
         let demanded = wanted.len();
         for i in 0..demanded {
             for unit in plan::following(&layer.data.table, wanted[i], self.config.min_extent) {
-                if !self.is_kept(layer, unit) && self.flights.join(layer_number, unit, None) {
+                if self.begins_ahead(layer, layer_number, unit) {
                     wanted.push(unit);
                 }
             }
@@ -77,10 +75,27 @@ impl Shared {
         }
     }
 
+    /// Serves who waits for the unit from the store. Says whether nobody waits any more, and the
+    /// flight has ended; otherwise the unit has to be fetched.
+    fn serve_kept(&self, layer: &Layer, number: u16, unit: u32) -> bool {
+        let mut missing = Vec::new();
+        while let Some(chunk) = self.flights.awaited(number, unit, &missing) {
+            let digest = &layer.data.table.chunks[chunk as usize].digest;
+            match self.store.get(&layer.data.space, digest) {
+                Some(kept) => {
+                    let waiters = self.flights.leave(number, unit, chunk);
+                    waiters.iter().for_each(|waiter| waiter.fill(&kept));
+                }
+                None => missing.push(chunk),
+            }
+        }
+        missing.is_empty() && self.flights.end_idle(number, unit)
+    }
+
     /// Fetches units that nobody waits for, except those that are kept or on their way.
     pub(super) fn fetch_ahead(self: &Arc<Self>, queues: &Queues, layer: u16, mut units: Vec<u32>) {
         let data = &self.layers[usize::from(layer)];
-        units.retain(|&unit| !self.is_kept(data, unit) && self.flights.join(layer, unit, None));
+        units.retain(|&unit| self.begins_ahead(data, layer, unit));
         self.fetch(queues, layer, units);
     }
 
@@ -129,6 +144,13 @@ impl Shared {
                     .fail(&layer.corrupt(waiter.part.chunk, "not in its unit")),
             }
         }
+    }
+
+    /// Begins the flight of a unit that nobody waits for; says whether it has to be fetched. It is
+    /// looked for in the store after the flight has begun: before that, another could land between.
+    fn begins_ahead(&self, layer: &Layer, number: u16, unit: u32) -> bool {
+        self.flights.join(number, unit, None)
+            && !(self.is_kept(layer, unit) && self.flights.end_idle(number, unit))
     }
 
     /// Whether the unit's first chunk is kept. The others usually are too; if not, a read fetches
@@ -300,6 +322,36 @@ impl Flights {
     /// Ends the flight and gives who waited.
     fn land(&self, layer: u16, unit: u32) -> Vec<Waiter> {
         self.lock().remove(&(layer, unit)).unwrap_or_default()
+    }
+
+    /// A chunk of the unit that somebody waits for, other than these.
+    fn awaited(&self, layer: u16, unit: u32, but: &[u32]) -> Option<u32> {
+        let flights = self.lock();
+        let waiters = flights.get(&(layer, unit))?;
+        waiters
+            .iter()
+            .map(|w| w.part.chunk)
+            .find(|chunk| !but.contains(chunk))
+    }
+
+    /// Gives who waits for one chunk; the flight goes on.
+    fn leave(&self, layer: u16, unit: u32, chunk: u32) -> Vec<Waiter> {
+        match self.lock().get_mut(&(layer, unit)) {
+            Some(waiters) => waiters.extract_if(.., |w| w.part.chunk == chunk).collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Ends the flight if nobody waits for it.
+    fn end_idle(&self, layer: u16, unit: u32) -> bool {
+        match self.lock().entry((layer, unit)) {
+            Entry::Occupied(flight) if flight.get().is_empty() => {
+                flight.remove();
+                true
+            }
+            Entry::Occupied(_) => false,
+            Entry::Vacant(_) => true,
+        }
     }
 
     fn is_wanted(&self, layer: u16, unit: u32) -> bool {

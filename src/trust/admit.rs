@@ -84,6 +84,12 @@ pub async fn admit(request: &Request<'_>) -> Result<Grant> {
         .await
         .map_err(|e| e.context(request.reference.to_string()))?;
     let evidence = evaluate(request, &applied, &rule, &resolved).await?;
+    if evidence.is_empty() {
+        tracing::warn!(
+            reference = %request.reference, policy = %rule.policy, scope = %rule.scope,
+            "admitted without a signature (insecureAcceptAnything)"
+        );
+    }
     let encrypted = is_encrypted(&resolved.parsed);
     Ok(Grant::new(Parts {
         reference: request.reference.clone(),
