@@ -39,7 +39,7 @@
 //! # Rooms
 //!
 //! The modules follow a byte on its way down ([`cli`], [`mount`], [`fuse`], [`open`], [`tree`],
-//! [`engine`], [`store`], [`index`], [`codec`], [`ocicrypt`], [`keys`], [`trust`], [`source`],
+//! [`engine`], [`store`], [`index`], [`tar`], [`codec`], [`ocicrypt`], [`keys`], [`trust`], [`source`],
 //! [`oci`]); [`image`] is the producing side and [`bundle`] the eager one. A dependency points down
 //! that list. `docs/architecture.md` tells the way of a read and the chain of trust.
 //!
@@ -55,6 +55,8 @@ pub mod codec;
 pub mod engine;
 pub mod error;
 pub mod fuse;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod image;
 pub mod index;
 pub mod keys;
@@ -66,6 +68,7 @@ pub mod source;
 pub mod store;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod tar;
 pub mod tree;
 pub mod trust;
 

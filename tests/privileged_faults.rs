@@ -15,7 +15,8 @@ use std::{
 
 use support::{
     images,
-    pipeline::{Format, Pipeline, Ran},
+    pipeline::{Format, Pipeline},
+    program::Ran,
 };
 
 const DENIED: i32 = 4;

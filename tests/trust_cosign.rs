@@ -3,7 +3,6 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
-#[path = "support/cosign.rs"]
 mod support;
 
 use std::path::Path;
@@ -12,11 +11,10 @@ use nacre::{
     Error, Kind, Result,
     image::sign::{SigningKey, generate, sign},
     oci::{Digest, Location, Platform, Reference, RegistryReference},
-    source::Repository as _,
     trust::{Class, EvidenceKind, Grant, Policy, Request, admit},
 };
 
-use self::support::{Client, start};
+use self::support::cosign::{Client, start};
 
 fn signed_by(public: &Path, identity: &str) -> Policy {
     let text = serde_json::json!({ "default": [{
@@ -32,7 +30,7 @@ async fn admitted(client: &Client, policy: &Policy, expected: Option<&Digest>) -
     admit(&Request {
         policy,
         reference: &Reference::Registry(reference.clone()),
-        repository: client,
+        repository: &*client.reader,
         location: &reference.location(),
         platform: &Platform::host(),
         expected_digest: expected,
@@ -59,7 +57,7 @@ async fn tags_that_cosign_signs() {
     let Some((registry, cosign)) = start() else {
         return;
     };
-    let client = registry.client("team/app");
+    let client = Client::new(&registry, "team/app").await;
     let image = client.push_image("v1", b"layer").await;
     let (ours, theirs) = (cosign.generate("ours"), cosign.generate("theirs"));
     let policy = signed_by(&ours, "matchRepository");
@@ -89,7 +87,7 @@ async fn tags_that_cosign_signs() {
     );
 
     // The image and its signatures in another repository: the name does not fit.
-    let elsewhere = registry.client("mallory/app");
+    let elsewhere = Client::new(&registry, "mallory/app").await;
     let copy = elsewhere.push_image("v1", b"layer").await;
     assert_eq!(copy.digest, image.digest);
     let tag = sig_tag(&image.digest);
@@ -113,7 +111,7 @@ async fn bundles_that_cosign_signs() {
     let Some((registry, cosign)) = start() else {
         return;
     };
-    let client = registry.client("team/app");
+    let client = Client::new(&registry, "team/app").await;
     let image = client.push_image("v1", b"layer").await;
     let (ours, theirs) = (cosign.generate("ours"), cosign.generate("theirs"));
     let policy = signed_by(&ours, "nacreMatchDigest");
@@ -179,10 +177,10 @@ async fn every_kind_of_key() {
     ] {
         let public = cosign.import(name, genpkey);
         let policy = signed_by(&public, "nacreMatchDigest");
-        let tagged = registry.client(&format!("{name}/tagged"));
+        let tagged = Client::new(&registry, &format!("{name}/tagged")).await;
         let image = tagged.push_image("v1", b"layer").await;
         cosign.sign_tag(name, &tagged.image(&image.digest));
-        let bundled = registry.client(&format!("{name}/bundled"));
+        let bundled = Client::new(&registry, &format!("{name}/bundled")).await;
         bundled.push_image("v1", b"layer").await;
         cosign.sign_bundle(name, &bundled.image(&image.digest));
         for (client, kind) in [
@@ -212,7 +210,7 @@ async fn cosign_verifies_what_we_sign() {
     let Some((registry, cosign)) = start() else {
         return;
     };
-    let client = registry.client("team/app");
+    let client = Client::new(&registry, "team/app").await;
     let image = client.push_image("v1", b"layer").await;
     let name: RegistryReference = format!("{}:v1", client.reference.repository())
         .parse()
@@ -229,7 +227,7 @@ async fn cosign_verifies_what_we_sign() {
 
     // After a signature by cosign, and before another.
     cosign.sign_tag("theirs", &client.image(&image.digest));
-    let signed = sign(&key, &name, &image.digest, &client, &client)
+    let signed = sign(&key, &name, &image.digest, &*client.reader, &*client.writer)
         .await
         .unwrap();
     assert!(signed.added);
@@ -252,10 +250,13 @@ async fn cosign_verifies_what_we_sign() {
         .unwrap_err();
 
     let tag = Location::Tag(signed.tag.clone());
-    let before = client.manifest(&tag).await.unwrap();
-    let again = sign(&key, &name, &image.digest, &client, &client)
+    let before = client.reader.manifest(&tag).await.unwrap();
+    let again = sign(&key, &name, &image.digest, &*client.reader, &*client.writer)
         .await
         .unwrap();
     assert!(!again.added);
-    assert_eq!(client.manifest(&tag).await.unwrap().digest, before.digest);
+    assert_eq!(
+        client.reader.manifest(&tag).await.unwrap().digest,
+        before.digest
+    );
 }

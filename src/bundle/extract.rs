@@ -6,8 +6,9 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    io::{self, Write},
-    os::fd::AsRawFd,
+    fs::File,
+    io,
+    os::{fd::AsRawFd, unix::fs::FileExt},
     path::Path,
 };
 
@@ -18,14 +19,13 @@ use rustix::{
 };
 
 use super::{
-    archive::{Archive, ArchiveError, Member, MemberKind},
     path::{self, Name},
     place::{Place, Places, open_without_links},
     remove::{names, open_directory, remove_tree},
 };
 use crate::{
     error::{Error, Result},
-    index::Xattr,
+    tar::{TarEntry, TarKind, TarReader, TarTime},
 };
 
 /// What is being unpacked into.
@@ -35,18 +35,9 @@ pub(super) struct Extraction {
     /// Link-free paths that the current layer made, with their parents: its whiteouts spare them.
     upper: HashSet<Vec<u8>>,
     /// Times of the directories, by link-free path.
-    times: BTreeMap<Vec<u8>, (i64, u32)>,
+    times: BTreeMap<Vec<u8>, TarTime>,
     members: u64,
     buffer: Vec<u8>,
-}
-
-/// Why a member could not be put in place.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The archive's stream: what is wrong with it is found out by the caller.
-    Stream(ArchiveError),
-    /// The member itself or the file system.
-    Member(Error),
 }
 
 /// Members of one image: what a file system of usual size has inodes for; bounds the memory of
@@ -69,28 +60,23 @@ impl Extraction {
             places: Places::new(root),
             upper: HashSet::new(),
             // As other unpackers do where an image does not name its root.
-            times: BTreeMap::from([(Vec::new(), (0, 0))]),
+            times: BTreeMap::from([(Vec::new(), TarTime::default())]),
             members: 0,
             buffer: vec![0; BUFFER],
         })
     }
 
     /// Puts all members of a layer in place.
-    pub(super) fn layer<R: io::Read>(&mut self, archive: &mut Archive<R>) -> Result<(), Failure> {
+    pub(super) fn layer<R: io::Read>(&mut self, archive: &mut TarReader<R>) -> Result<()> {
         self.upper.clear();
-        while let Some(member) = archive.next_member().map_err(Failure::Stream)? {
+        while let Some(member) = archive.next()? {
             self.members += 1;
             if self.members > MAX_MEMBERS {
                 let message = format!("more than {MAX_MEMBERS} entries in one image");
-                return Err(Failure::Member(Error::invalid(message)));
+                return Err(Error::invalid(message));
             }
             self.member(&member, archive)
-                .map_err(|failure| match failure {
-                    Failure::Member(error) => Failure::Member(
-                        error.context(format!("entry {}", path::shown(&member.path))),
-                    ),
-                    stream => stream,
-                })?;
+                .map_err(|error| error.context(format!("entry {}", path::shown(&member.name))))?;
         }
         Ok(())
     }
@@ -109,22 +95,18 @@ impl Extraction {
         Ok(())
     }
 
-    fn member<R: io::Read>(
-        &mut self,
-        member: &Member,
-        archive: &mut Archive<R>,
-    ) -> Result<(), Failure> {
-        let cleaned = path::clean(&member.path)?;
+    fn member<R: io::Read>(&mut self, member: &TarEntry, archive: &mut TarReader<R>) -> Result<()> {
+        let cleaned = path::clean(&member.name)?;
         let Some((parent, name)) = path::split(&cleaned) else {
-            if member.kind != MemberKind::Directory {
-                return Err(Error::invalid("the root is not a directory").into());
+            if member.kind != TarKind::Directory {
+                return Err(Error::invalid("the root is not a directory"));
             }
             let root = self.places.root().directory.clone();
-            return Ok(self.directory(&root, member, Vec::new())?);
+            return self.directory(&root, member, Vec::new());
         };
         match path::name(name)? {
-            Name::Whiteout(target) => return Ok(self.whiteout(parent, Some(target))?),
-            Name::Opaque => return Ok(self.whiteout(parent, None)?),
+            Name::Whiteout(target) => return self.whiteout(parent, Some(target)),
+            Name::Opaque => return self.whiteout(parent, None),
             Name::Reserved => return Ok(()),
             Name::Plain => {}
         }
@@ -132,15 +114,15 @@ impl Extraction {
         let path = place.child(name);
         let existing = self.make_room(&place, name, &path, member)?;
         self.mark(&path);
-        match &member.kind {
-            MemberKind::Directory => {
+        match member.kind {
+            TarKind::Directory => {
                 if !existing {
                     fs::mkdirat(&place.directory, name, Mode::RWXU).map_err(failed("made"))?;
                 }
                 let directory = open_directory(&place.directory, name).map_err(failed("opened"))?;
                 self.directory(&directory, member, path)?;
             }
-            MemberKind::Regular { size, data } => {
+            TarKind::Regular => {
                 let flags = OFlags::WRONLY
                     | OFlags::CREATE
                     | OFlags::EXCL
@@ -148,36 +130,27 @@ impl Extraction {
                     | OFlags::CLOEXEC;
                 let file = fs::openat(&place.directory, name, flags, Mode::RUSR | Mode::WUSR)
                     .map_err(failed("made"))?;
-                let mut file = std::fs::File::from(file);
-                for segment in data {
-                    self.copy(archive, &mut file, segment.offset, segment.length)?;
-                }
-                fs::ftruncate(&file, *size).map_err(failed("given its size"))?;
+                let file = File::from(file);
+                self.copy(archive, &file)?;
+                fs::ftruncate(&file, member.size).map_err(failed("given its size"))?;
                 own(file.as_fd(), member)?;
                 fs::futimens(&file, &timestamps(member.mtime)).map_err(failed("given its time"))?;
             }
-            MemberKind::Hardlink(target) => self.hard_link(&place, name, target)?,
-            MemberKind::Symlink(target) => {
-                if target.is_empty() {
-                    return Err(Error::invalid("symbolic link to nothing").into());
+            TarKind::Hardlink => self.hard_link(&place, name, &member.link)?,
+            TarKind::Symlink => {
+                if member.link.is_empty() || member.link.contains(&0) {
+                    return Err(Error::invalid(
+                        "symbolic link to nothing, or with a zero byte",
+                    ));
                 }
-                fs::symlinkat(&**target, &place.directory, name).map_err(failed("made"))?;
+                fs::symlinkat(&*member.link, &place.directory, name).map_err(failed("made"))?;
                 self.node(&place, name, member)?;
             }
-            MemberKind::CharDevice { major, minor } => {
-                self.device(
-                    &place,
-                    name,
-                    member,
-                    FileType::CharacterDevice,
-                    *major,
-                    *minor,
-                )?;
+            TarKind::CharDevice => {
+                self.device(&place, name, member, FileType::CharacterDevice)?;
             }
-            MemberKind::BlockDevice { major, minor } => {
-                self.device(&place, name, member, FileType::BlockDevice, *major, *minor)?;
-            }
-            MemberKind::Fifo => self.device(&place, name, member, FileType::Fifo, 0, 0)?,
+            TarKind::BlockDevice => self.device(&place, name, member, FileType::BlockDevice)?,
+            TarKind::Fifo => self.device(&place, name, member, FileType::Fifo)?,
         }
         Ok(())
     }
@@ -191,7 +164,7 @@ impl Extraction {
             .map_err(|error| unreachable_parent(parent, error))?;
         for path in made {
             self.mark(&path);
-            self.times.insert(path, (0, 0));
+            self.times.insert(path, TarTime::default());
         }
         Ok(place)
     }
@@ -202,12 +175,12 @@ impl Extraction {
         place: &Place,
         name: &[u8],
         path: &[u8],
-        member: &Member,
+        member: &TarEntry,
     ) -> Result<bool> {
         match fs::statat(&place.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => {
                 let kind = FileType::from_raw_mode(stat.st_mode);
-                if kind == FileType::Directory && member.kind == MemberKind::Directory {
+                if kind == FileType::Directory && member.kind == TarKind::Directory {
                     return Ok(true);
                 }
                 self.remove(place, name, path)?;
@@ -219,7 +192,7 @@ impl Extraction {
     }
 
     /// Gives a directory its owner, attributes and mode, in place of what a lower layer gave it.
-    fn directory(&mut self, directory: &OwnedFd, member: &Member, path: Vec<u8>) -> Result<()> {
+    fn directory(&mut self, directory: &OwnedFd, member: &TarEntry, path: Vec<u8>) -> Result<()> {
         clear_xattrs(directory)?;
         own(directory.as_fd(), member)?;
         self.times.insert(path, member.mtime);
@@ -254,12 +227,13 @@ impl Extraction {
         &mut self,
         place: &Place,
         name: &[u8],
-        member: &Member,
+        member: &TarEntry,
         kind: FileType,
-        major: u32,
-        minor: u32,
     ) -> Result<()> {
-        let device = fs::makedev(major, minor);
+        let device = match kind {
+            FileType::Fifo => 0,
+            _ => fs::makedev(member.device.0, member.device.1),
+        };
         fs::mknodat(
             &place.directory,
             name,
@@ -272,7 +246,7 @@ impl Extraction {
         fs::chmodat(
             &place.directory,
             name,
-            Mode::from_raw_mode(member.mode),
+            Mode::from_raw_mode(member.permissions().into()),
             AtFlags::empty(),
         )
         .map_err(failed("given its mode"))?;
@@ -282,7 +256,7 @@ impl Extraction {
     }
 
     /// Owner, attributes and times of what cannot be opened.
-    fn node(&self, place: &Place, name: &[u8], member: &Member) -> Result<()> {
+    fn node(&self, place: &Place, name: &[u8], member: &TarEntry) -> Result<()> {
         let (user, group) = owner(member);
         let no_follow = AtFlags::SYMLINK_NOFOLLOW;
         fs::chownat(&place.directory, name, Some(user), Some(group), no_follow)
@@ -290,7 +264,7 @@ impl Extraction {
         if !member.xattrs.is_empty() {
             let fd = place.directory.as_raw_fd();
             let node = [format!("/proc/self/fd/{fd}/").as_bytes(), name].concat();
-            for (key, value) in wanted(&member.xattrs) {
+            for (key, value) in wanted(member) {
                 fs::lsetxattr(&*node, &**key, value, XattrFlags::empty())
                     .map_err(|error| xattr_failed(key, error))?;
             }
@@ -299,24 +273,11 @@ impl Extraction {
             .map_err(failed("given its time"))
     }
 
-    /// Writes stored bytes at an offset of a file.
-    fn copy<R: io::Read>(
-        &mut self,
-        archive: &mut Archive<R>,
-        file: &mut std::fs::File,
-        offset: u64,
-        length: u64,
-    ) -> Result<(), Failure> {
-        fs::seek(&*file, fs::SeekFrom::Start(offset)).map_err(failed("written"))?;
-        let mut left = length;
-        while left > 0 {
-            let most = usize::try_from(left).map_or(BUFFER, |left| left.min(BUFFER));
-            let count = archive
-                .read_data(&mut self.buffer[..most])
-                .map_err(|e| Failure::Stream(e.into()))?;
-            file.write_all(&self.buffer[..count])
+    /// Writes a file's stored runs where they belong.
+    fn copy<R: io::Read>(&mut self, archive: &mut TarReader<R>, file: &File) -> Result<()> {
+        while let Some((offset, count)) = archive.read_stored(&mut self.buffer)? {
+            file.write_all_at(&self.buffer[..count], offset)
                 .map_err(|e| Error::io("cannot be written", e))?;
-            left -= count as u64;
         }
         Ok(())
     }
@@ -395,31 +356,25 @@ impl Extraction {
     }
 }
 
-// === impl Failure ===
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Failure::Member(error)
-    }
-}
-
 /// Owner, attributes and mode of an open file or directory, in this order.
-fn own(file: BorrowedFd<'_>, member: &Member) -> Result<()> {
+fn own(file: BorrowedFd<'_>, member: &TarEntry) -> Result<()> {
     let (user, group) = owner(member);
     fs::fchown(file, Some(user), Some(group)).map_err(failed("given its owner"))?;
-    for (key, value) in wanted(&member.xattrs) {
+    for (key, value) in wanted(member) {
         fs::fsetxattr(file, &**key, value, XattrFlags::empty())
             .map_err(|error| xattr_failed(key, error))?;
     }
-    fs::fchmod(file, Mode::from_raw_mode(member.mode)).map_err(failed("given its mode"))
+    fs::fchmod(file, Mode::from_raw_mode(member.permissions().into()))
+        .map_err(failed("given its mode"))
 }
 
-fn owner(member: &Member) -> (Uid, Gid) {
+fn owner(member: &TarEntry) -> (Uid, Gid) {
     (Uid::from_raw(member.uid), Gid::from_raw(member.gid))
 }
 
-fn wanted(xattrs: &[Xattr]) -> impl Iterator<Item = &Xattr> {
-    xattrs
+fn wanted(member: &TarEntry) -> impl Iterator<Item = &(Vec<u8>, Vec<u8>)> {
+    member
+        .xattrs
         .iter()
         .filter(|(key, _)| !HOST_XATTRS.contains(&&**key))
 }
@@ -440,10 +395,10 @@ fn clear_xattrs(directory: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-fn timestamps((tv_sec, nanos): (i64, u32)) -> Timestamps {
+fn timestamps(time: TarTime) -> Timestamps {
     let time = Timespec {
-        tv_sec,
-        tv_nsec: nanos.into(),
+        tv_sec: time.seconds,
+        tv_nsec: time.nanos.into(),
     };
     Timestamps {
         last_access: time,

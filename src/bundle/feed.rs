@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::{
     error::{Error, Kind},
     oci::{Digest, Hasher, media_type::Compression},
+    tar::read_error,
 };
 
 /// What the sending side says.
@@ -27,7 +28,7 @@ pub(super) enum Piece {
 }
 
 /// The receiving side: one layer's blob as a reader. An [`Error`] of the sending side travels inside
-/// the `io::Error`, see [`cause`].
+/// the `io::Error`, see [`read_error`](crate::tar::read_error).
 #[derive(Debug)]
 pub(super) struct Feed<'a> {
     pieces: &'a mut mpsc::Receiver<Piece>,
@@ -83,7 +84,11 @@ impl BufRead for Feed<'_> {
             match self.pieces.blocking_recv() {
                 Some(Piece::Bytes(bytes)) => self.current = bytes,
                 Some(Piece::End) => self.ended = true,
-                Some(Piece::Failed(error)) => return Err(io::Error::other(error)),
+                Some(Piece::Failed(error)) => {
+                    // What comes next belongs to another layer.
+                    self.ended = true;
+                    return Err(io::Error::other(error));
+                }
                 None => {
                     let error = Error::new(Kind::Unavailable, "unpacking was interrupted");
                     return Err(io::Error::other(error));
@@ -133,7 +138,7 @@ impl<'a> Tar<'a> {
     /// fault. Whoever verifies it knows better what happened than whoever stumbled over it.
     pub(super) fn blame(stream: BufReader<Self>) -> Option<Error> {
         let mut feed = stream.into_inner().decoder.into_feed();
-        io::copy(&mut feed, &mut io::sink()).err().and_then(cause)
+        io::copy(&mut feed, &mut io::sink()).err().map(read_error)
     }
 }
 
@@ -172,9 +177,4 @@ impl<'a> Decoder<'a> {
             Decoder::Zstd(zstd) => zstd.finish(),
         }
     }
-}
-
-/// The [`Error`] inside an `io::Error` of a [`Feed`], if there is one.
-pub(super) fn cause(error: io::Error) -> Option<Error> {
-    error.into_inner()?.downcast::<Error>().ok().map(|e| *e)
 }

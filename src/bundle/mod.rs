@@ -14,8 +14,7 @@ use futures::StreamExt;
 use tokio::{sync::mpsc, task};
 
 use self::{
-    archive::{Archive, ArchiveError},
-    extract::{Extraction, Failure},
+    extract::Extraction,
     feed::{Feed, Piece, Tar},
     partial::Partial,
 };
@@ -23,14 +22,13 @@ use crate::{
     error::{Error, Kind, Result},
     oci::{Digest, ImageConfig, media_type::LayerKind},
     source::BlobSource,
+    tar::{TarReader, read_error},
 };
 
-mod archive;
 mod extract;
 mod feed;
 mod partial;
 mod path;
-mod pax;
 mod place;
 mod remove;
 mod runtime;
@@ -161,30 +159,16 @@ fn unpack_layer(
     pieces: &mut mpsc::Receiver<Piece>,
     extraction: &mut Extraction,
 ) -> Result<()> {
-    let tar = Tar::new(Feed::new(pieces), layer.kind.compression, &layer.diff_id)
-        .map_err(stream_failed)?;
-    let mut archive = Archive::new(tar);
-    match extraction.layer(&mut archive) {
-        Ok(()) => {}
-        // A failing source explains itself.
-        Err(Failure::Stream(ArchiveError::Stream(error)))
-            if error.get_ref().is_some_and(|inner| inner.is::<Error>()) =>
-        {
-            return Err(stream_failed(error));
-        }
-        Err(Failure::Member(error)) if error.kind() != Kind::Invalid => return Err(error),
-        Err(failure) => {
-            let blob = Tar::blame(archive.into_inner());
-            return Err(blob.unwrap_or_else(|| match failure {
-                Failure::Member(error) => error,
-                Failure::Stream(ArchiveError::Stream(error)) => stream_failed(error),
-                Failure::Stream(ArchiveError::Malformed(error)) => {
-                    Error::invalid("malformed tar").with_source(error)
-                }
-            }));
-        }
+    let tar =
+        Tar::new(Feed::new(pieces), layer.kind.compression, &layer.diff_id).map_err(read_error)?;
+    let mut archive = TarReader::new(tar);
+    if let Err(error) = extraction.layer(&mut archive) {
+        return Err(match error.kind() {
+            Kind::Invalid | Kind::Unsupported => Tar::blame(archive.into_inner()).unwrap_or(error),
+            _ => error,
+        });
     }
-    let diff_id = Tar::finish(archive.into_inner()).map_err(stream_failed)?;
+    let diff_id = Tar::finish(archive.into_inner()).map_err(read_error)?;
     if diff_id != layer.diff_id {
         return Err(Error::corrupt(format!(
             "its tar is {diff_id} where the configuration says {}",
@@ -192,15 +176,6 @@ fn unpack_layer(
         )));
     }
     Ok(())
-}
-
-/// A failure of the stream of a tar: the source's own error, or a stream that does not decompress.
-fn stream_failed(error: std::io::Error) -> Error {
-    if error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
-        feed::cause(error).unwrap_or_else(|| Error::internal("lost the cause of a failure"))
-    } else {
-        Error::invalid("not a compressed tar").with_source(error)
-    }
 }
 
 /// Pieces on their way to the blocking thread; a piece is what the network gave at once.

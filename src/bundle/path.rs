@@ -1,6 +1,9 @@
-//! Paths of archive members: cleaned, bounded, and what their names mean.
+//! Paths of archive members, and what their names mean.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    index::clean_path,
+};
 
 /// What the last component of a member's path says.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,10 +18,6 @@ pub(super) enum Name<'a> {
     Reserved,
 }
 
-/// Longest path: the kernel takes 4096 bytes with the zero at the end.
-const MAX_PATH: usize = 4095;
-/// Longest component that file systems take.
-const MAX_NAME: usize = 255;
 /// What is shown of a path in a message.
 const SHOWN: usize = 160;
 
@@ -26,34 +25,9 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const RESERVED: &[u8] = b".wh..wh.";
 
-/// Makes a member's path relative to the root, without `.` and doubled slashes.
-pub(super) fn clean(path: &[u8]) -> Result<Vec<u8>> {
-    let mut clean = Vec::with_capacity(path.len());
-    for name in path.split(|&b| b == b'/') {
-        match name {
-            b"" | b"." => continue,
-            b".." => return Err(Error::invalid("path with ..")),
-            _ if name.len() > MAX_NAME => {
-                return Err(Error::invalid(format!(
-                    "a name of {} bytes, file systems take {MAX_NAME}",
-                    name.len()
-                )));
-            }
-            _ if name.contains(&0) => return Err(Error::invalid("path with a zero byte")),
-            _ => {}
-        }
-        if !clean.is_empty() {
-            clean.push(b'/');
-        }
-        clean.extend_from_slice(name);
-    }
-    if clean.len() > MAX_PATH {
-        return Err(Error::invalid(format!(
-            "a path of {} bytes, the kernel takes {MAX_PATH}",
-            clean.len()
-        )));
-    }
-    Ok(clean)
+/// A member's path relative to the root, without `.` and doubled slashes.
+pub(super) fn clean(path: &[u8]) -> Result<Box<[u8]>> {
+    clean_path(path).map_err(Error::invalid)
 }
 
 /// Directory and last component of a clean path; `None` for the root.
@@ -96,25 +70,6 @@ pub(super) fn shown(path: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cleans() {
-        for (path, want) in [
-            (&b"./a//b/"[..], &b"a/b"[..]),
-            (b"/a/./b", b"a/b"),
-            (b"./", b""),
-            (b"/", b""),
-            (b"\xff/...", b"\xff/..."),
-        ] {
-            assert_eq!(clean(path).unwrap(), want);
-        }
-        assert!(clean(&[b'a'; 255]).is_ok());
-        let long = vec![b'a'; 300];
-        assert!(clean(&long).unwrap_err().to_string().contains("300"));
-        for bad in [&b"a/../b"[..], b"..", b"a\0b", &b"ab/".repeat(1400)] {
-            assert!(clean(bad).is_err(), "{}", shown(bad));
-        }
-    }
 
     #[test]
     fn names_mean() {

@@ -8,15 +8,29 @@ use crate::{
     engine::EngineConfig,
     error::{Error, Result},
     keys::{KeyConfig, Keyring},
-    oci::{Digest, Platform, Reference},
-    open::Opener,
+    oci::{Digest, Location, Platform, Reference},
+    open::{OpenImage, Opener},
     source::{
-        Access,
+        Access, Repository,
         registry::{Credentials, Options},
     },
     store::{Store, StoreConfig},
     trust::{self, Policy},
 };
+
+/// The image, and how it is reached, admitted and decrypted.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ImageArgs {
+    /// The image: registry/repository[:tag][@digest] or oci:DIRECTORY[:TAG].
+    #[arg(value_parser = parse_reference)]
+    pub(super) reference: Reference,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
+    keys: KeyArgs,
+}
 
 /// How registries are reached.
 #[derive(Clone, Debug, Args)]
@@ -108,6 +122,46 @@ pub(super) struct StoreArgs {
     /// Keep chunks of encrypted images unsealed on disk.
     #[arg(long)]
     insecure_plaintext_store: bool,
+}
+
+/// What opens an image, and where it is.
+pub(super) struct Opening {
+    pub(super) opener: Opener,
+    pub(super) repository: Arc<dyn Repository>,
+    pub(super) location: Location,
+}
+
+// === impl ImageArgs ===
+
+impl ImageArgs {
+    /// Reads policy and keys and opens the store; nothing is fetched yet.
+    pub(super) async fn opening(&self, store: &StoreArgs) -> Result<Opening> {
+        let opener = Opener {
+            policy: self.trust.policy()?,
+            keyring: self.keys.keyring()?,
+            store: Arc::new(Store::open(&store.config()?)?),
+            engine: EngineConfig::RECOMMENDED,
+            platform: self.registry.platform()?,
+            expected_digest: self.trust.expected_digest.clone(),
+            insecure_plaintext_store: store.insecure_plaintext_store,
+        };
+        let (repository, location) = self.registry.access()?.open(&self.reference).await?;
+        Ok(Opening {
+            opener,
+            repository,
+            location,
+        })
+    }
+
+    /// Admits the image and opens it lazily.
+    pub(super) async fn open(&self, store: &StoreArgs) -> Result<OpenImage> {
+        let Opening {
+            opener,
+            repository,
+            location,
+        } = self.opening(store).await?;
+        opener.open(&self.reference, &repository, &location).await
+    }
 }
 
 // === impl RegistryArgs ===
@@ -219,24 +273,6 @@ impl StoreArgs {
                     .with_hint("give --store DIR")
             })
     }
-}
-
-/// Puts an [`Opener`] together.
-pub(super) fn opener(
-    registry: &RegistryArgs,
-    trust: &TrustArgs,
-    keys: &KeyArgs,
-    store: &StoreArgs,
-) -> Result<Opener> {
-    Ok(Opener {
-        policy: trust.policy()?,
-        keyring: keys.keyring()?,
-        store: Arc::new(Store::open(&store.config()?)?),
-        engine: EngineConfig::RECOMMENDED,
-        platform: registry.platform()?,
-        expected_digest: trust.expected_digest.clone(),
-        insecure_plaintext_store: store.insecure_plaintext_store,
-    })
 }
 
 /// For clap.

@@ -4,11 +4,8 @@ use std::{io::Write, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use clap::Args;
 
-use super::args::{KeyArgs, RegistryArgs, StoreArgs, TrustArgs, opener, parse_reference};
-use crate::{
-    error::{Error, Result},
-    oci::Reference,
-};
+use super::args::{ImageArgs, StoreArgs};
+use crate::error::{Error, Result};
 
 /// Bytes asked of the engine at a time.
 const PIECE: u32 = 1 << 20;
@@ -16,17 +13,10 @@ const PIECE: u32 = 1 << 20;
 /// Options of `nacre cat`.
 #[derive(Debug, Args)]
 pub(super) struct Cat {
-    /// The image.
-    #[arg(value_parser = parse_reference)]
-    reference: Reference,
+    #[command(flatten)]
+    image: ImageArgs,
     /// File in the image; symlinks are followed inside it.
     path: PathBuf,
-    #[command(flatten)]
-    registry: RegistryArgs,
-    #[command(flatten)]
-    trust: TrustArgs,
-    #[command(flatten)]
-    keys: KeyArgs,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -35,10 +25,8 @@ pub(super) struct Cat {
 
 impl Cat {
     pub(super) async fn run(self) -> Result<()> {
-        let opener = opener(&self.registry, &self.trust, &self.keys, &self.store)?;
-        let (repository, location) = self.registry.access()?.open(&self.reference).await?;
-        let image = opener.open(&self.reference, &repository, &location).await?;
-        let name = || format!("{}: {}", self.reference, self.path.display());
+        let image = self.image.open(&self.store).await?;
+        let name = || format!("{}: {}", self.image.reference, self.path.display());
         let ino = image
             .tree
             .resolve_following(self.path.as_os_str().as_bytes())

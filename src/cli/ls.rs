@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    args::{KeyArgs, RegistryArgs, StoreArgs, TrustArgs, opener, parse_reference},
+    args::{ImageArgs, StoreArgs},
     output::Output,
 };
 use crate::{
@@ -18,21 +18,14 @@ use crate::{
 /// Options of `nacre ls`.
 #[derive(Debug, Args)]
 pub(super) struct Ls {
-    /// The image.
-    #[arg(value_parser = parse_reference)]
-    reference: Reference,
+    #[command(flatten)]
+    image: ImageArgs,
     /// Directory or file in the image.
     #[arg(default_value = "/")]
     path: PathBuf,
     /// Everything below, too.
     #[arg(short = 'R', long)]
     recursive: bool,
-    #[command(flatten)]
-    registry: RegistryArgs,
-    #[command(flatten)]
-    trust: TrustArgs,
-    #[command(flatten)]
-    keys: KeyArgs,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -55,11 +48,9 @@ struct Line {
 
 impl Ls {
     pub(super) async fn run(self, output: &Output) -> Result<()> {
-        let opener = opener(&self.registry, &self.trust, &self.keys, &self.store)?;
-        let (repository, location) = self.registry.access()?.open(&self.reference).await?;
-        let image = opener.open(&self.reference, &repository, &location).await?;
+        let image = self.image.open(&self.store).await?;
         let tree = &*image.tree;
-        let start = find(tree, &self.reference, &self.path)?;
+        let start = find(tree, &self.image.reference, &self.path)?;
         let mut lines = Vec::new();
         if tree.attributes(start).kind == Kind::Directory {
             list(tree, start, self.recursive, &mut lines);

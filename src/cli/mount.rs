@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
-    args::{KeyArgs, RegistryArgs, StoreArgs, TrustArgs, opener, parse_reference},
+    args::{ImageArgs, StoreArgs},
     output::{Output, bytes},
     runtime,
 };
@@ -20,7 +20,6 @@ use crate::{
     engine::{EngineSnapshot, ReadFile},
     error::{Error, Result},
     mount::{self, MountOptions, Mounted, StopSignals, UmountOptions, daemon},
-    oci::Reference,
     open::OpenImage,
     source::TrafficSnapshot,
     store::StoreSnapshot,
@@ -32,9 +31,8 @@ const DAEMON_CHILD: &str = "--daemon-child";
 /// Options of `nacre mount`.
 #[derive(Debug, Args)]
 pub(super) struct Mount {
-    /// The image: registry/repository[:tag][@digest] or oci:DIRECTORY[:TAG].
-    #[arg(value_parser = parse_reference)]
-    reference: Reference,
+    #[command(flatten)]
+    image: ImageArgs,
     /// Directory to mount on.
     directory: PathBuf,
     /// Return when the mount is usable; another process serves it.
@@ -51,12 +49,6 @@ pub(super) struct Mount {
     /// How far the kernel reads ahead, in KiB.
     #[arg(long, value_name = "KIB")]
     read_ahead_kib: Option<u32>,
-    #[command(flatten)]
-    registry: RegistryArgs,
-    #[command(flatten)]
-    trust: TrustArgs,
-    #[command(flatten)]
-    keys: KeyArgs,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -113,7 +105,10 @@ impl Mount {
             let directory = self.directory.display().to_string();
             let ready = serde_json::json!({ "directory": directory, "pid": pid });
             return output.result(&ready, || {
-                format!("{} mounted on {directory} by process {pid}", self.reference)
+                format!(
+                    "{} mounted on {directory} by process {pid}",
+                    self.image.reference
+                )
             });
         }
         if !self.daemon_child {
@@ -151,12 +146,10 @@ impl Mount {
         let stop = StopSignals::catch()?;
         let report =
             signal(SignalKind::user_defined1()).map_err(|e| Error::io("signal handler", e))?;
-        let opener = opener(&self.registry, &self.trust, &self.keys, &self.store)?;
-        let (repository, location) = self.registry.access()?.open(&self.reference).await?;
-        let image = opener.open(&self.reference, &repository, &location).await?;
+        let image = self.image.open(&self.store).await?;
         let options = MountOptions {
             read_ahead_kib: self.read_ahead_kib,
-            ..MountOptions::new(self.reference.to_string())
+            ..MountOptions::new(self.image.reference.to_string())
         };
         let reader = Arc::clone(&image.engine) as Arc<dyn ReadFile>;
         let mounted = mount::mount(Arc::clone(&image.tree), reader, &self.directory, &options)?;
@@ -192,7 +185,7 @@ struct Serving {
 impl Serving {
     fn ready<'a>(&self, mount: &'a Mount) -> Ready<'a> {
         Ready {
-            reference: mount.reference.to_string(),
+            reference: mount.image.reference.to_string(),
             manifest: self.image.grant.manifest_digest().to_string(),
             class: self.image.grant.class().to_string(),
             directory: &mount.directory,

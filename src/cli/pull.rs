@@ -6,13 +6,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    args::{KeyArgs, RegistryArgs, StoreArgs, TrustArgs, opener, parse_reference},
+    args::{ImageArgs, Opening, StoreArgs},
     output::{Output, bytes},
 };
 use crate::{
     bundle::{self, RuntimeOptions},
     error::{Error, Result},
-    oci::{Digest, ImageConfig, Reference},
+    oci::{Digest, ImageConfig},
     open::Opener,
     source::{Repository, TrafficSnapshot, read_verified},
     trust::Grant,
@@ -24,17 +24,10 @@ const MAX_CONFIG: u64 = 4 << 20;
 /// Options of `nacre pull`.
 #[derive(Debug, Args)]
 pub(super) struct Pull {
-    /// The image.
-    #[arg(value_parser = parse_reference)]
-    reference: Reference,
+    #[command(flatten)]
+    image: ImageArgs,
     /// Bundle directory to make: DIRECTORY/rootfs and DIRECTORY/config.json.
     directory: PathBuf,
-    #[command(flatten)]
-    registry: RegistryArgs,
-    #[command(flatten)]
-    trust: TrustArgs,
-    #[command(flatten)]
-    keys: KeyArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,10 +42,13 @@ struct Pulled<'a> {
 
 impl Pull {
     pub(super) async fn run(self, output: &Output) -> Result<()> {
-        let opener = opener(&self.registry, &self.trust, &self.keys, &StoreArgs::none())?;
-        let (repository, location) = self.registry.access()?.open(&self.reference).await?;
+        let Opening {
+            opener,
+            repository,
+            location,
+        } = self.image.opening(&StoreArgs::none()).await?;
         let grant = opener
-            .admit(&self.reference, &*repository, &location)
+            .admit(&self.image.reference, &*repository, &location)
             .await?;
         let config = read_config(&grant, &*repository).await?;
         let layers = layers(&opener, &grant, &config, &repository).await?;

@@ -4,11 +4,14 @@
 use std::io::Read;
 
 use super::{builder::TOC_NAME, limits::MAX_TOC_JSON};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    tar::TarReader,
+};
 
 /// What a footer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Footer {
+pub(crate) enum Footer {
     /// The table of contents begins at `offset`; the footer itself has `length` bytes.
     Toc {
         /// Offset in the plain blob.
@@ -26,7 +29,7 @@ const LEGACY_FOOTER: usize = 47;
 const EXTERNAL_FOOTER: usize = 46;
 
 /// Reads the footer at the end of `tail`.
-pub(super) fn footer(tail: &[u8]) -> Option<Footer> {
+pub(crate) fn footer(tail: &[u8]) -> Option<Footer> {
     let extra = |length: usize| {
         let footer = &tail[tail.len().checked_sub(length)?..];
         let (header, rest) = footer.split_at(GZIP_HEADER);
@@ -75,33 +78,23 @@ pub(super) fn footer_bytes(toc_offset: u64) -> Vec<u8> {
 ///
 /// # Errors
 /// `Corrupt` if it is something else, `Invalid` if larger than [`MAX_TOC_JSON`].
-pub(super) fn toc_json(member: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn toc_json(member: &[u8]) -> Result<Vec<u8>> {
     let corrupt = |what: &str| Error::corrupt(format!("its table of contents: {what}"));
-    let mut plain = flate2::bufread::MultiGzDecoder::new(member);
-    let mut header = tar::Header::new_old();
-    plain
-        .read_exact(header.as_mut_bytes())
-        .map_err(|e| corrupt("not a gzip member").with_source(e))?;
-    let name = header.path_bytes();
-    if name.strip_prefix(b"./").unwrap_or(&name) != TOC_NAME {
-        return Err(corrupt("not stargz.index.json"));
-    }
-    let size = header
-        .entry_size()
-        .map_err(|e| corrupt("malformed tar header").with_source(e))?;
+    let mut tar = TarReader::new(flate2::bufread::MultiGzDecoder::new(member));
+    let entry = tar
+        .next()
+        .map_err(|e| corrupt("not a tar in a gzip member").with_source(e))?
+        .filter(|entry| entry.name.strip_prefix(b"./").unwrap_or(&entry.name) == TOC_NAME)
+        .ok_or_else(|| corrupt("not stargz.index.json"))?;
+    let size = entry.size;
     if size > MAX_TOC_JSON {
         return Err(Error::invalid(format!(
             "its table of contents has {size} bytes, at most {MAX_TOC_JSON}"
         )));
     }
     let mut json = Vec::new();
-    plain
-        .take(size)
-        .read_to_end(&mut json)
+    tar.read_to_end(&mut json)
         .map_err(|e| corrupt("malformed gzip").with_source(e))?;
-    if json.len() as u64 != size {
-        return Err(corrupt("it ends early"));
-    }
     Ok(json)
 }
 

@@ -13,8 +13,6 @@ pub const MAX_CHUNKS: usize = 4_000_000;
 pub const MAX_PATH: usize = 4096;
 /// One name in a path: `NAME_MAX` of Linux.
 pub const MAX_NAME: usize = 255;
-/// Directories on the way to a file: keeps recursion over the tree off the end of a stack.
-pub const MAX_DEPTH: usize = 512;
 /// Name of an extended attribute: `XATTR_NAME_MAX` of Linux.
 pub const MAX_XATTR_NAME: usize = 255;
 /// Value of an extended attribute: `XATTR_SIZE_MAX` of Linux.

@@ -13,7 +13,6 @@ mod estargz;
 pub mod limits;
 mod open;
 mod path;
-pub mod tar;
 pub mod write;
 mod zstd_chunked;
 
@@ -25,6 +24,10 @@ pub use self::{
     chunk::{chunk_bytes, verify},
     open::{VerifiedIndex, open},
     path::clean as clean_path,
+};
+pub(crate) use self::{
+    estargz::{footer, toc_json},
+    open::parse,
 };
 
 /// One layer's files in the order of its tar, as an index told them. Not verified by itself: see

@@ -83,7 +83,7 @@ async fn open_from(source: &dyn BlobSource, binding: &Binding) -> Result<Verifie
 
 /// Parses the JSON of a table of contents; `payload_end` is where the data of the layer ends. Pure,
 /// and bounded by [`limits`](super::limits).
-pub(super) fn parse(json: &[u8], codec: Codec, payload_end: u64) -> Result<LayerIndex, String> {
+pub(crate) fn parse(json: &[u8], codec: Codec, payload_end: u64) -> Result<LayerIndex, String> {
     if json.len() as u64 > MAX_TOC_JSON {
         return Err(format!("{} bytes, at most {MAX_TOC_JSON}", json.len()));
     }

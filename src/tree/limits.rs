@@ -2,12 +2,11 @@
 //! not create.
 
 use crate::error::{Error, Result};
-use crate::index::{Entry, EntryKind};
+use crate::index::{
+    Entry, EntryKind,
+    limits::{MAX_NAME, MAX_PATH, MAX_XATTR_LIST, MAX_XATTR_NAME, MAX_XATTR_VALUE},
+};
 
-/// Longest name of a directory entry in bytes: `NAME_MAX`.
-pub const MAX_COMPONENT: usize = 255;
-/// Longest path of an entry in bytes: `PATH_MAX`.
-pub const MAX_PATH: usize = 4096;
 /// Symlinks followed on the way to one entry; the number that umoci and runc allow.
 pub const MAX_LINK_HOPS: usize = 255;
 
@@ -15,12 +14,6 @@ pub const MAX_LINK_HOPS: usize = 255;
 pub(super) const MAX_DEPTH: u32 = 2048;
 /// Longest target that the kernel reads from a symlink.
 const MAX_TARGET: usize = 4095;
-/// `XATTR_NAME_MAX`.
-const MAX_XATTR_NAME: usize = 255;
-/// `XATTR_SIZE_MAX`.
-const MAX_XATTR_VALUE: usize = 65536;
-/// `XATTR_LIST_MAX`: names with their terminators.
-const MAX_XATTR_LIST: usize = 65536;
 /// Bits of a device's major number in the kernel.
 const MAX_MAJOR: u32 = (1 << 12) - 1;
 /// Bits of a device's minor number in the kernel.
@@ -68,10 +61,10 @@ fn check_path(path: &[u8]) -> Result<(), String> {
         return Err("path holds a zero byte".to_owned());
     }
     for component in path.split(|&byte| byte == b'/') {
-        if component.len() > MAX_COMPONENT {
+        if component.len() > MAX_NAME {
             let length = component.len();
             return Err(format!(
-                "path component of {length} bytes is over {MAX_COMPONENT}"
+                "path component of {length} bytes is over {MAX_NAME}"
             ));
         }
         if matches!(component, b"" | b"." | b"..") {

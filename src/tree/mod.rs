@@ -18,7 +18,7 @@ mod xattrs;
 #[cfg(test)]
 mod tests;
 
-pub use limits::{MAX_COMPONENT, MAX_LINK_HOPS, MAX_PATH};
+pub use limits::MAX_LINK_HOPS;
 pub use xattrs::Xattrs;
 
 /// Number of an inode of one [`Tree`]. Only that tree makes them, so it need not look twice.

@@ -12,7 +12,7 @@
 //! policy parser refuses its words by name.
 
 mod admit;
-mod bundle;
+pub(crate) mod bundle;
 pub(crate) mod cosign;
 mod evidence;
 mod grant;

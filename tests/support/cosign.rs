@@ -1,30 +1,22 @@
 //! What the cosign tests need: a docker-registry on a free loopback port, cosign with keys in a
-//! directory of its own, and a plain client that is both sides of a repository.
+//! directory of its own, and one repository of it.
 
 use std::{
-    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use nacre::{
-    Error, Result,
-    oci::{Descriptor, Digest, Document, Location, RawManifest, RegistryReference, media_type},
-    source::{
-        BlobContent, BlobSource, BlobStream, MemoryBlob, Repository, RepositoryWriter, Traffic,
+    oci::{
+        Descriptor, Digest, Document, Location, RawManifest, Reference, RegistryReference,
+        media_type,
     },
+    source::{Access, BlobContent, Repository, RepositoryWriter},
 };
 
-/// A registry that ends with the test.
-#[derive(Debug)]
-pub struct Registry {
-    child: Child,
-    pub address: String,
-    _storage: tempfile::TempDir,
-}
+use super::docker_registry::{DockerRegistry, installed};
 
 /// cosign with its keys, which never talks to anything but the registry.
 #[derive(Debug)]
@@ -32,91 +24,20 @@ pub struct Cosign {
     pub home: tempfile::TempDir,
 }
 
-/// One repository of a registry, by plain requests; it believes what it gets.
+/// One repository of the registry, both sides of it.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: reqwest::Client,
+    pub reader: Arc<dyn Repository>,
+    pub writer: Arc<dyn RepositoryWriter>,
     pub reference: RegistryReference,
 }
 
 /// Registry and cosign, or `None` after saying what is missing.
-pub fn start() -> Option<(Registry, Cosign)> {
-    for program in ["docker-registry", "cosign", "openssl"] {
-        let found = Command::new(program)
-            .arg("--help")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok();
-        if !found {
-            println!("skipped: {program} is not installed");
-            return None;
-        }
-    }
+pub fn start() -> Option<(DockerRegistry, Cosign)> {
+    installed("cosign")?;
+    installed("openssl")?;
     let home = tempfile::tempdir().unwrap();
-    Some((Registry::start(), Cosign { home }))
-}
-
-// === impl Registry ===
-
-impl Registry {
-    /// Lets the system choose the port and reads it from the log.
-    fn start() -> Self {
-        let storage = tempfile::tempdir().unwrap();
-        let config = storage.path().join("config.yml");
-        std::fs::write(
-            &config,
-            format!(
-                "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-                 http: {{addr: 127.0.0.1:0}}\n",
-                storage.path().display()
-            ),
-        )
-        .unwrap();
-        let mut child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .env("OTEL_TRACES_EXPORTER", "none")
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        let address = loop {
-            line.clear();
-            assert_ne!(
-                log.read_line(&mut line).unwrap(),
-                0,
-                "docker-registry ended"
-            );
-            if let Some((_, rest)) = line.split_once("listening on ") {
-                let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
-                break rest[..end.unwrap_or(rest.len())].to_owned();
-            }
-        };
-        // The pipe must not fill up.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self {
-            child,
-            address,
-            _storage: storage,
-        }
-    }
-
-    pub fn client(&self, name: &str) -> Client {
-        Client {
-            http: reqwest::Client::builder().no_proxy().build().unwrap(),
-            reference: format!("{}/{name}", self.address).parse().unwrap(),
-        }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    Some((DockerRegistry::start()?, Cosign { home }))
 }
 
 // === impl Cosign ===
@@ -232,6 +153,17 @@ impl Cosign {
 // === impl Client ===
 
 impl Client {
+    pub async fn new(registry: &DockerRegistry, name: &str) -> Self {
+        let reference: RegistryReference = format!("{}/{name}", registry.host()).parse().unwrap();
+        let access = Access::default();
+        let image = Reference::Registry(reference.clone());
+        Self {
+            reader: access.open(&image).await.unwrap().0,
+            writer: access.create(&image).await.unwrap().0,
+            reference,
+        }
+    }
+
     /// `host/path@digest`, as cosign wants it.
     pub fn image(&self, digest: &Digest) -> String {
         format!("{}@{digest}", self.reference.repository())
@@ -249,7 +181,7 @@ impl Client {
         ] {
             let descriptor = Descriptor::of(kind, bytes);
             let content = BlobContent::Bytes(Bytes::copy_from_slice(bytes));
-            self.put_blob(&descriptor, content).await.unwrap();
+            self.writer.put_blob(&descriptor, content).await.unwrap();
             descriptors.push(descriptor);
         }
         let manifest = serde_json::json!({
@@ -260,180 +192,32 @@ impl Client {
         });
         let raw = RawManifest::new(media_type::OCI_MANIFEST, manifest.to_string().into());
         let tag = Location::Tag(tag.into());
-        self.put_manifest(&tag, &raw).await.unwrap();
+        self.writer.put_manifest(&tag, &raw).await.unwrap();
         raw
     }
 
     /// Copies the image and, under the same tag, its signatures from another repository.
     pub async fn copy_signatures(&self, from: &Client, tag: &str, to: &str) {
-        let raw = from.manifest(&Location::Tag(tag.into())).await.unwrap();
+        let raw = from
+            .reader
+            .manifest(&Location::Tag(tag.into()))
+            .await
+            .unwrap();
         let Document::Manifest(manifest) = raw.parse().unwrap() else {
             panic!("signatures are an image")
         };
         for descriptor in manifest.layers.iter().chain([&manifest.config]) {
-            let bytes = nacre::source::read_verified(from, descriptor, 1 << 20)
+            let bytes = nacre::source::read_verified(&*from.reader, descriptor, 1 << 20)
                 .await
                 .unwrap();
-            self.put_blob(descriptor, BlobContent::Bytes(bytes))
+            self.writer
+                .put_blob(descriptor, BlobContent::Bytes(bytes))
                 .await
                 .unwrap();
         }
-        self.put_manifest(&Location::Tag(to.into()), &raw)
+        self.writer
+            .put_manifest(&Location::Tag(to.into()), &raw)
             .await
             .unwrap();
-    }
-
-    fn url(&self, rest: &str) -> String {
-        format!(
-            "http://{}/v2/{}/{rest}",
-            self.reference.host(),
-            self.reference.path()
-        )
-    }
-
-    async fn get(&self, rest: &str) -> Result<Option<reqwest::Response>> {
-        let accept = [media_type::OCI_MANIFEST, media_type::OCI_INDEX].join(", ");
-        let response = self
-            .http
-            .get(self.url(rest))
-            .header("accept", accept)
-            .send()
-            .await
-            .map_err(|e| Error::unavailable(rest).with_source(e))?;
-        match response.status().as_u16() {
-            200 => Ok(Some(response)),
-            404 => Ok(None),
-            other => Err(Error::unavailable(format!("{rest}: status {other}"))),
-        }
-    }
-}
-
-impl Repository for Client {
-    fn name(&self) -> String {
-        self.reference.repository()
-    }
-
-    fn manifest<'a>(&'a self, location: &'a Location) -> BoxFuture<'a, Result<RawManifest>> {
-        Box::pin(async move {
-            let rest = format!("manifests/{location}");
-            let Some(response) = self.get(&rest).await? else {
-                return Err(Error::not_found(rest));
-            };
-            let media_type = response.headers()["content-type"]
-                .to_str()
-                .unwrap()
-                .to_owned();
-            Ok(RawManifest::new(
-                media_type,
-                response.bytes().await.unwrap(),
-            ))
-        })
-    }
-
-    fn blob(&self, descriptor: &Descriptor) -> Arc<dyn BlobSource> {
-        Arc::new(Blob {
-            client: self.clone(),
-            descriptor: descriptor.clone(),
-        })
-    }
-
-    fn referrers<'a>(&'a self, subject: &'a Digest) -> BoxFuture<'a, Result<Vec<Descriptor>>> {
-        Box::pin(async move {
-            let tag = format!("manifests/{}-{}", subject.algorithm(), subject.hex());
-            let found = match self.get(&format!("referrers/{subject}")).await? {
-                Some(response) => Some(response),
-                None => self.get(&tag).await?,
-            };
-            let Some(response) = found else {
-                return Ok(Vec::new());
-            };
-            let index: nacre::oci::Index =
-                serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
-            Ok(index.manifests)
-        })
-    }
-
-    fn traffic(&self) -> Arc<Traffic> {
-        Arc::default()
-    }
-}
-
-impl RepositoryWriter for Client {
-    fn name(&self) -> String {
-        self.reference.repository()
-    }
-
-    fn put_blob<'a>(
-        &'a self,
-        descriptor: &'a Descriptor,
-        content: BlobContent,
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            let BlobContent::Bytes(bytes) = content else {
-                panic!("from memory")
-            };
-            let begun = self.http.post(self.url("blobs/uploads/")).send().await;
-            let begun = begun.unwrap().error_for_status().unwrap();
-            let location = begun.headers()["location"].to_str().unwrap();
-            let put = self
-                .http
-                .put(format!("{location}&digest={}", descriptor.digest))
-                .body(bytes)
-                .send()
-                .await;
-            put.unwrap().error_for_status().unwrap();
-            Ok(())
-        })
-    }
-
-    fn put_manifest<'a>(
-        &'a self,
-        location: &'a Location,
-        manifest: &'a RawManifest,
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            let put = self
-                .http
-                .put(self.url(&format!("manifests/{location}")))
-                .header("content-type", &manifest.media_type)
-                .body(manifest.bytes.clone())
-                .send()
-                .await;
-            put.unwrap().error_for_status().unwrap();
-            Ok(())
-        })
-    }
-}
-
-/// A blob that is fetched whole when it is streamed.
-#[derive(Debug)]
-struct Blob {
-    client: Client,
-    descriptor: Descriptor,
-}
-
-impl BlobSource for Blob {
-    fn digest(&self) -> &Digest {
-        &self.descriptor.digest
-    }
-
-    fn size(&self) -> u64 {
-        self.descriptor.size
-    }
-
-    fn read_at(&self, _: std::ops::Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
-        Box::pin(async { Err(Error::unsupported("signatures are read whole")) })
-    }
-
-    fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
-        Box::pin(async {
-            let rest = format!("blobs/{}", self.descriptor.digest);
-            let Some(response) = self.client.get(&rest).await? else {
-                return Err(Error::not_found(rest));
-            };
-            MemoryBlob::new(response.bytes().await.unwrap())
-                .stream()
-                .await
-        })
     }
 }

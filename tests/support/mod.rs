@@ -8,9 +8,12 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+pub mod cosign;
 pub mod docker_registry;
 pub mod images;
 pub mod pipeline;
+pub mod program;
 pub mod registry;
 mod registry_http;
+pub mod samples;
 pub mod tree_compare;

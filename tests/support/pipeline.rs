@@ -8,7 +8,10 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use super::docker_registry::DockerRegistry;
+use super::{
+    docker_registry::DockerRegistry,
+    program::{self, Ran},
+};
 
 /// A working directory with keys, a policy, a registry, and the programs that fill it.
 pub(crate) struct Pipeline {
@@ -21,14 +24,6 @@ pub(crate) struct Pipeline {
 pub(crate) enum Format {
     Estargz,
     ZstdChunked,
-}
-
-/// What a run of `nacre` gave.
-#[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) code: i32,
-    pub(crate) stdout: Vec<u8>,
-    pub(crate) stderr: String,
 }
 
 // === impl Format ===
@@ -168,8 +163,7 @@ impl Pipeline {
 
     /// Runs `nacre` to its end.
     pub(crate) fn nacre<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Ran {
-        let output = self.command(arguments).output().unwrap();
-        Ran::from(output)
+        program::run(self.directory.path(), arguments)
     }
 
     /// A `nacre` command that sees nothing of this machine's configuration.
@@ -177,14 +171,7 @@ impl Pipeline {
         &self,
         arguments: impl IntoIterator<Item = S>,
     ) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nacre"));
-        command
-            .args(arguments)
-            .env_clear()
-            .env("HOME", self.directory.path())
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .stdin(Stdio::null());
-        command
+        program::command(self.directory.path(), arguments)
     }
 
     /// Options that open what this pipeline made: policy, key, a store of that name.
@@ -236,38 +223,6 @@ impl Pipeline {
             ["unpack", "--image", image, bundle.to_str().unwrap()],
         );
         bundle.join("rootfs")
-    }
-}
-
-// === impl Ran ===
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: output.stdout,
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
-impl Ran {
-    /// Its standard output, if it went well.
-    pub(crate) fn ok(self) -> Vec<u8> {
-        assert_eq!(self.code, 0, "{}", self.stderr);
-        self.stdout
-    }
-
-    /// Checks that it failed with this exit code and said this.
-    pub(crate) fn failed(&self, code: i32, said: &[&str]) {
-        assert_eq!(self.code, code, "{}", self.stderr);
-        for text in said {
-            assert!(
-                self.stderr.contains(text),
-                "{text:?} is not in: {}",
-                self.stderr
-            );
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     error::{Error, Result},
-    index::tar::{TarEntry, TarKind, TarTime},
+    tar::{TarEntry, TarKind, TarTime},
 };
 
 /// Where a chunk went.
@@ -46,9 +46,9 @@ struct JsonEntry<'a> {
     #[serde(skip_serializing_if = "is_default")]
     size: u64,
     #[serde(skip_serializing_if = "is_default")]
-    uid: u64,
+    uid: u32,
     #[serde(skip_serializing_if = "is_default")]
-    gid: u64,
+    gid: u32,
     #[serde(skip_serializing_if = "str::is_empty")]
     user_name: Cow<'a, str>,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -113,8 +113,8 @@ pub(super) fn document(
 /// The last name written for an owner and a group: they are written when they change.
 #[derive(Default)]
 struct Names {
-    users: BTreeMap<u64, Vec<u8>>,
-    groups: BTreeMap<u64, Vec<u8>>,
+    users: BTreeMap<u32, Vec<u8>>,
+    groups: BTreeMap<u32, Vec<u8>>,
 }
 
 fn write_entry(
@@ -193,7 +193,7 @@ fn write_entry(
     Ok(())
 }
 
-fn changed<'a>(last: &mut BTreeMap<u64, Vec<u8>>, id: u64, name: &'a [u8]) -> Cow<'a, str> {
+fn changed<'a>(last: &mut BTreeMap<u32, Vec<u8>>, id: u32, name: &'a [u8]) -> Cow<'a, str> {
     if name.is_empty() || last.get(&id).is_some_and(|last| last == name) {
         return Cow::Borrowed("");
     }

@@ -27,9 +27,9 @@ use super::{
         STARGZ_PREFIX, TARSPLIT_POSITION, TOC_DIGEST, TOC_OFFSET, TYPE_CRFS, UNCOMPRESSED_SIZE,
     },
     builder::{NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TOC_NAME},
-    clean_path, estargz, open,
-    tar::{BLOCK, TarEntry, TarKind, TarReader, plain_header, read_error},
-    zstd_chunked,
+    clean_path, estargz,
+    limits::MAX_CHUNKS,
+    open, zstd_chunked,
 };
 use crate::{
     error::{Error, Result},
@@ -37,6 +37,7 @@ use crate::{
         Digest,
         media_type::{OCI_LAYER_GZIP, OCI_LAYER_ZSTD},
     },
+    tar::{BLOCK, TarEntry, TarKind, TarReader, plain_header, read_error},
 };
 
 /// Which lazy format to write.
@@ -236,10 +237,17 @@ impl<'o, W: Write> LayerWriter<'o, W> {
     ) -> Result<(Option<[u8; 32]>, Crc64)> {
         let mut crc = Crc64::default();
         let mut whole = Sha256::new();
-        let several = size > u64::from(self.options.chunk_size);
+        let chunk_size = u64::from(self.options.chunk_size);
+        let several = size > chunk_size;
+        // A sparse file costs nothing to claim, but every byte of it would be stored.
+        if size.div_ceil(chunk_size) > (MAX_CHUNKS - self.chunks.len()) as u64 {
+            return Err(Error::unsupported(format!(
+                "its {size} bytes need more than the {MAX_CHUNKS} chunks of a layer"
+            )));
+        }
         let mut left = size;
         while left > 0 {
-            let length = left.min(u64::from(self.options.chunk_size));
+            let length = left.min(chunk_size);
             let mut plain = Vec::new();
             tar.take(length)
                 .read_to_end(&mut plain)

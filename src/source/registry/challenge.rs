@@ -2,7 +2,7 @@
 
 /// What a registry asks for. Bearer is preferred where both are offered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Challenge {
+pub(crate) enum Challenge {
     /// User name and password with every request.
     Basic,
     /// A token from `realm`.
@@ -18,7 +18,7 @@ pub(super) enum Challenge {
 const MAX_HEADER: usize = 8 << 10;
 
 /// Reads all `WWW-Authenticate` values of one response; `None` if none is understood.
-pub(super) fn parse<'a>(values: impl Iterator<Item = &'a str>) -> Option<Challenge> {
+pub(crate) fn parse<'a>(values: impl Iterator<Item = &'a str>) -> Option<Challenge> {
     let mut basic = None;
     for value in values.filter(|value| value.len() <= MAX_HEADER) {
         for (scheme, parameters) in challenges(value) {

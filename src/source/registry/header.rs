@@ -8,7 +8,7 @@ use time::{OffsetDateTime, PrimitiveDateTime, macros::format_description};
 
 /// `Content-Range: bytes START-LAST/TOTAL` or `bytes */TOTAL`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ContentRange {
+pub(crate) enum ContentRange {
     /// The body is bytes `start..end` of a whole that has `total` bytes, if it was said.
     Part {
         start: u64,
@@ -20,7 +20,7 @@ pub(super) enum ContentRange {
 }
 
 /// Reads a `Content-Range`.
-pub(super) fn content_range(text: &str) -> Option<ContentRange> {
+pub(crate) fn content_range(text: &str) -> Option<ContentRange> {
     let rest = text.trim().strip_prefix("bytes")?.trim_start();
     let (range, total) = rest.split_once('/')?;
     let total = match total.trim() {
@@ -39,7 +39,7 @@ pub(super) fn content_range(text: &str) -> Option<ContentRange> {
 }
 
 /// Reads a `Retry-After`: seconds, or a date that is compared with `now`.
-pub(super) fn retry_after(text: &str, now: OffsetDateTime) -> Option<Duration> {
+pub(crate) fn retry_after(text: &str, now: OffsetDateTime) -> Option<Duration> {
     let text = text.trim();
     if let Some(seconds) = number(text) {
         return Some(Duration::from_secs(seconds));
@@ -56,7 +56,7 @@ pub(super) fn retry_after(text: &str, now: OffsetDateTime) -> Option<Duration> {
 }
 
 /// The target of `rel="next"` in a `Link` header.
-pub(super) fn next_link(text: &str) -> Option<&str> {
+pub(crate) fn next_link(text: &str) -> Option<&str> {
     let mut rest = text;
     loop {
         let (_, after) = rest.split_once('<')?;

@@ -2,21 +2,15 @@ use super::*;
 
 /// Writes small archives for tests.
 #[derive(Default)]
-pub(in crate::index) struct Archive(Vec<u8>);
+pub(crate) struct Archive(Vec<u8>);
 
 impl Archive {
-    pub(in crate::index) fn file(self, name: &str, content: &[u8]) -> Self {
+    pub(crate) fn file(self, name: &str, content: &[u8]) -> Self {
         self.entry(name.as_bytes(), b'0', b"", content)
     }
 
     /// An entry of any type; a long name gets a GNU extension header.
-    pub(in crate::index) fn entry(
-        mut self,
-        name: &[u8],
-        kind: u8,
-        link: &[u8],
-        content: &[u8],
-    ) -> Self {
+    pub(crate) fn entry(mut self, name: &[u8], kind: u8, link: &[u8], content: &[u8]) -> Self {
         if name.len() > 100 {
             self = self.entry(b"././@LongLink", b'L', b"", &[name, b"\0"].concat());
         }
@@ -41,7 +35,7 @@ impl Archive {
         self
     }
 
-    pub(in crate::index) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 2 * BLOCK, 0);
         self.0
     }
@@ -77,6 +71,10 @@ fn numbers() {
         (&b"0000644\0"[..], Some(0o644)),
         (b"     12 ", Some(0o12)),
         (b"\0\0\0\0", Some(0)),
+        (b"\0 17\0\0", Some(0o17)),
+        (b"   644 \0", Some(0o644)),
+        (&[0xff; 12], Some(-1)),
+        (b"777777777777777777777777", None),
         (b"\x80\0\0\0\0\0\x01\0", Some(256)),
         (b"\xff\xff\xff\xff\xff\xff\xff\xfe", Some(-2)),
         (b"12x\0", None),
@@ -141,6 +139,21 @@ fn sparse_content() -> Vec<u8> {
     content
 }
 
+/// Stored runs of the present file.
+fn runs(reader: &mut TarReader<&[u8]>) -> Vec<(u64, Vec<u8>)> {
+    let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+    let mut buffer = [0; 300];
+    while let Some((offset, got)) = reader.read_stored(&mut buffer).unwrap() {
+        match runs.last_mut() {
+            Some((begin, run)) if *begin + run.len() as u64 == offset => {
+                run.extend(&buffer[..got]);
+            }
+            _ => runs.push((offset, buffer[..got].to_vec())),
+        }
+    }
+    runs
+}
+
 #[test]
 fn sparse_files_are_expanded() {
     let stored = [&[b'a'; 512][..], &[b'b'; 10]].concat();
@@ -178,7 +191,19 @@ fn sparse_files_are_expanded() {
         .entry(b"x", b'x', b"", &records)
         .file("GNUSparseFile.0/sparse", &stored);
 
-    for archive in [gnu, one, zero] {
+    let mut records = pax(&[("GNU.sparse.size", "3000"), ("GNU.sparse.name", "sparse")]);
+    for (offset, length) in [("1024", "512"), ("2560", "10")] {
+        let run = [
+            ("GNU.sparse.offset", offset),
+            ("GNU.sparse.numbytes", length),
+        ];
+        records.extend(pax(&run));
+    }
+    let oldest = Archive::default()
+        .entry(b"x", b'x', b"", &records)
+        .file("GNUSparseFile.0/sparse", &stored);
+
+    for archive in [gnu, one, zero, oldest] {
         let tar = archive.file("after", b"!").finish();
         let all = read_all(&tar);
         assert_eq!(all[0].0.name, b"sparse");
@@ -186,8 +211,20 @@ fn sparse_files_are_expanded() {
         assert_eq!(all[0].1, sparse_content());
         assert_eq!(all[1].1, b"!");
         let mut reader = TarReader::new(&tar[..]);
-        let entry = reader.next().unwrap().unwrap();
+        reader.next().unwrap();
         assert!(reader.is_sparse());
+        assert_eq!(
+            runs(&mut reader),
+            [(1024, vec![b'a'; 512]), (2560, vec![b'b'; 10])]
+        );
+        assert_eq!(reader.next().unwrap().unwrap().name, b"after");
+        // Whoever skips the file does not wait for its holes.
+        let mut reader = TarReader::new(&tar[..]);
+        let entry = reader.next().unwrap().unwrap();
+        let mut first = [1; 100];
+        assert_eq!(reader.read(&mut first).unwrap(), 100);
+        assert_eq!(first, [0; 100]);
+        assert_eq!(reader.next().unwrap().unwrap().name, b"after");
         // Stored whole, it is the same file.
         let plain = Archive::default()
             .block(&plain_header(&entry).unwrap(), b"")
@@ -211,12 +248,27 @@ fn refuses_what_is_malformed() {
         .file("a", b"")
         .finish();
     let kind = Archive::default().entry(b"v", b'V', b"", b"").finish();
+    let extension = Archive::default().entry(b"x", b'x', b"", &vec![0; 2 << 20]);
+    let mut many = Archive::default();
+    for _ in 0..20 {
+        many = many.entry(b"l", b'L', b"", b"name\0");
+    }
+    let mut zeros = Archive::default().file("a", b"");
+    zeros.0.resize(zeros.0.len() + BLOCK, 0);
+    let zeros = zeros.file("b", b"");
+    let mut huge = ::tar::Header::new_gnu();
+    huge.set_size(u64::MAX >> 1);
+    huge.set_cksum();
     for (what, tar) in [
         ("checksum", flipped),
         ("cut header", cut),
         ("cut file", in_file),
         ("record", record),
         ("type", kind),
+        ("extension", extension.finish()),
+        ("many extensions", many.file("a", b"").finish()),
+        ("zeros", zeros.finish()),
+        ("huge", huge.as_bytes().to_vec()),
     ] {
         let mut reader = TarReader::new(&tar[..]);
         let failed = loop {
@@ -228,4 +280,68 @@ fn refuses_what_is_malformed() {
         };
         assert!(failed, "{what}");
     }
+}
+
+#[test]
+fn sparse_maps_must_fit() {
+    for (map, size, good) in [
+        ("1,1,4,2", "9", true),
+        ("4,2,1,1", "9", false),
+        ("1,1,4,2", "5", false),
+        ("1,1,4,3", "9", false),
+        ("1,1,4", "9", false),
+        ("1,1,4,x", "9", false),
+        ("18446744073709551615,3", "9", false),
+        ("0,3", "9223372036854775808", false),
+        ("0,3", "9223372036854775807", true),
+    ] {
+        let records = pax(&[("GNU.sparse.size", size), ("GNU.sparse.map", map)]);
+        let tar = Archive::default()
+            .entry(b"x", b'x', b"", &records)
+            .file("a", b"abc")
+            .finish();
+        let mut reader = TarReader::new(&tar[..]);
+        let read = reader.next().and_then(|_| reader.next());
+        assert_eq!(read.is_ok(), good, "{map} {size}");
+    }
+    let lonely = pax(&[("GNU.sparse.offset", "1"), ("GNU.sparse.size", "9")]);
+    let turned = pax(&[
+        ("GNU.sparse.numbytes", "3"),
+        ("GNU.sparse.offset", "1"),
+        ("GNU.sparse.size", "9"),
+    ]);
+    for records in [lonely, turned] {
+        let tar = Archive::default()
+            .entry(b"x", b'x', b"", &records)
+            .file("a", b"abc")
+            .finish();
+        assert!(TarReader::new(&tar[..]).next().is_err());
+    }
+}
+
+#[test]
+fn headers_of_other_archivers() {
+    let mut star = ::tar::Header::new_ustar();
+    star.as_mut_bytes()[..4].copy_from_slice(b"name");
+    star.as_mut_bytes()[345..350].copy_from_slice(b"first");
+    star.as_mut_bytes()[476..488].copy_from_slice(b"00000000007\0");
+    star.as_mut_bytes()[508..].copy_from_slice(b"tar\0");
+    star.set_size(0);
+    star.set_cksum();
+    // Nothing in it but what the oldest archives had; the rest is not looked at.
+    let mut old = ::tar::Header::new_old();
+    old.as_mut_bytes()[..4].copy_from_slice(b"dir/");
+    old.as_mut_bytes()[156] = 0;
+    old.as_mut_bytes()[329..337].fill(b'?');
+    old.set_mode(0o100_755);
+    old.set_size(0);
+    old.set_cksum();
+    let tar = [*star.as_bytes(), *old.as_bytes()].concat();
+    let all = read_all(&tar);
+    assert_eq!(all[0].0.name, b"first/name");
+    assert_eq!(all[0].0.atime.unwrap().seconds, 7);
+    assert_eq!(all[0].0.ctime, None);
+    assert_eq!(all[1].0.kind, TarKind::Directory);
+    assert_eq!(all[1].0.permissions(), 0o755);
+    assert_eq!(all[1].0.device, (0, 0));
 }

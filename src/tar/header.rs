@@ -46,19 +46,25 @@ impl Raw {
         u64::try_from(size).map_err(|_| Error::invalid("tar: a negative size"))
     }
 
-    fn is_gnu(&self) -> bool {
+    pub(super) fn is_gnu(&self) -> bool {
         &self.0[257..265] == b"ustar  \0"
     }
 
     fn is_ustar(&self) -> bool {
-        &self.0[257..262] == b"ustar"
+        &self.0[257..263] == b"ustar\0"
+    }
+
+    /// Star keeps times at the end of the room that ustar has for a name's beginning.
+    fn is_star(&self) -> bool {
+        self.is_ustar() && &self.0[508..] == b"tar\0"
     }
 
     /// The entry as this block alone says it.
     pub(super) fn entry(&self) -> Result<TarEntry> {
         let mut name = text(&self.0[..100]);
-        if self.is_ustar() && !self.is_gnu() {
-            let prefix = text(&self.0[345..500]);
+        if self.is_ustar() {
+            let end = if self.is_star() { 476 } else { 500 };
+            let prefix = text(&self.0[345..end]);
             if !prefix.is_empty() {
                 name = [&prefix[..], b"/", &name].concat();
             }
@@ -80,15 +86,15 @@ impl Raw {
             }
         };
         let unsigned = |range, what: &str| {
-            u64::try_from(self.number(range)?)
-                .map_err(|_| Error::invalid(format!("tar: a negative {what}")))
+            u32::try_from(self.number(range)?)
+                .map_err(|_| Error::invalid(format!("tar: {what} out of range")))
         };
         let mut entry = TarEntry {
             kind,
             link: text(&self.0[157..257]),
             mode: self.number(100..108)?,
-            uid: unsigned(108..116, "owner")?,
-            gid: unsigned(116..124, "group")?,
+            uid: unsigned(108..116, "an owner")?,
+            gid: unsigned(116..124, "a group")?,
             mtime: TarTime {
                 seconds: self.number(136..148)?,
                 nanos: 0,
@@ -97,23 +103,23 @@ impl Raw {
             name,
             ..TarEntry::default()
         };
-        if self.is_ustar() {
+        if self.is_ustar() || self.is_gnu() {
             entry.user = text(&self.0[265..297]);
             entry.group = text(&self.0[297..329]);
-            let device = |range| {
-                u32::try_from(self.number(range)?)
-                    .map_err(|_| Error::invalid("tar: a device number out of range"))
-            };
+            let device = |range| unsigned(range, "a device number");
             entry.device = (device(329..337)?, device(337..345)?);
         }
         if self.is_gnu() {
-            entry.atime = self.gnu_time(345..357)?;
-            entry.ctime = self.gnu_time(357..369)?;
+            entry.atime = self.other_time(345..357)?;
+            entry.ctime = self.other_time(357..369)?;
+        } else if self.is_star() {
+            entry.atime = self.other_time(476..488)?;
+            entry.ctime = self.other_time(488..500)?;
         }
         Ok(entry)
     }
 
-    fn gnu_time(&self, range: std::ops::Range<usize>) -> Result<Option<TarTime>> {
+    fn other_time(&self, range: std::ops::Range<usize>) -> Result<Option<TarTime>> {
         if self.0[range.start] == 0 {
             return Ok(None);
         }
@@ -143,16 +149,22 @@ pub(super) fn number(field: &[u8]) -> Result<i64> {
         }
         return i64::try_from(number).map_err(|_| bad());
     }
-    let digits = text(field);
-    let digits = digits.trim_ascii();
-    if digits.is_empty() {
-        return Ok(0);
-    }
-    let digits = std::str::from_utf8(digits).map_err(|_| bad())?;
-    if !digits.bytes().all(|b| matches!(b, b'0'..=b'7')) {
-        return Err(bad());
-    }
-    i64::from_str_radix(digits, 8).map_err(|_| bad())
+    // Zeros and spaces may stand on both sides.
+    let begin = field.iter().position(|b| !matches!(b, 0 | b' '));
+    let digits = text(&field[begin.unwrap_or(field.len())..]);
+    digits
+        .trim_ascii_end()
+        .iter()
+        .try_fold(0_i64, |number, digit| {
+            let digit = match digit {
+                b'0'..=b'7' => i64::from(digit - b'0'),
+                _ => return Err(bad()),
+            };
+            number
+                .checked_mul(8)
+                .and_then(|number| number.checked_add(digit))
+                .ok_or_else(bad)
+        })
 }
 
 /// Header bytes that store `entry`, a regular file, without holes: a PAX header with all that is known

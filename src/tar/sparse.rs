@@ -9,31 +9,31 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-type Run = (u64, u64);
+/// Offset and length of stored bytes of a file; between runs are holes.
+pub(super) type Run = (u64, u64);
 
 /// Runs of one file; GNU tar writes one for every 512 bytes at worst.
 const MAX_RUNS: usize = 1 << 20;
 
 /// The runs of `entry`, whose size and name become those of the whole file; `None` if it is not sparse.
+/// `left` is what is stored, and then what is stored behind a map.
 pub(super) fn map<R: Read>(
     reader: &mut TarReader<R>,
     header: &Raw,
     records: &Records,
     entry: &mut TarEntry,
-    stored: u64,
+    left: &mut u64,
 ) -> Result<Option<Vec<Run>>> {
-    let mut left = stored;
     let runs = if header.kind() == b'S' {
         old(reader, header, entry)?
     } else if records.get(b"GNU.sparse.major") == Some(b"1") {
-        in_data(reader, &mut left)?
+        in_data(reader, left)?
     } else if let Some(list) = records.get(b"GNU.sparse.map") {
         pairs(list.split(|b| *b == b',').map(decimal))?
-    } else if records.get(b"GNU.sparse.numblocks").is_some() {
-        let numbers = records
-            .all()
-            .filter(|(key, _)| *key == b"GNU.sparse.offset" || *key == b"GNU.sparse.numbytes");
-        pairs(numbers.map(|(_, value)| decimal(value)))?
+    } else if records.get(b"GNU.sparse.numblocks").is_some()
+        || records.get(b"GNU.sparse.offset").is_some()
+    {
+        in_records(records)?
     } else {
         return Ok(None);
     };
@@ -44,10 +44,12 @@ pub(super) fn map<R: Read>(
         let size = records.number("GNU.sparse.realsize")?;
         entry.size = match size {
             Some(size) => size,
-            None => records.number("GNU.sparse.size")?.unwrap_or(stored),
+            None => records
+                .number("GNU.sparse.size")?
+                .ok_or_else(|| Error::invalid("tar: a sparse file without a size"))?,
         };
     }
-    check(&runs, left, entry.size)?;
+    check(&runs, *left, entry.size)?;
     Ok(Some(runs))
 }
 
@@ -75,6 +77,10 @@ fn check(runs: &[Run], stored: u64, size: u64) -> Result<()> {
 
 /// In the header itself and in blocks after it.
 fn old<R: Read>(reader: &mut TarReader<R>, header: &Raw, entry: &mut TarEntry) -> Result<Vec<Run>> {
+    if !header.is_gnu() {
+        // The same letter means something else in an archive of star.
+        return Err(Error::unsupported("tar: a sparse file that is not GNU's"));
+    }
     let block = header.bytes();
     let size = number(&block[483..495])?;
     entry.size = u64::try_from(size).map_err(|_| Error::invalid("tar: a negative size"))?;
@@ -136,6 +142,21 @@ fn in_data<R: Read>(reader: &mut TarReader<R>, left: &mut u64) -> Result<Vec<Run
         runs.push((line(reader, left)?, line(reader, left)?));
     }
     Ok(runs)
+}
+
+/// PAX 0.0: a record for each offset, followed by one for its length.
+fn in_records(records: &Records) -> Result<Vec<Run>> {
+    let mut wanted = [&b"GNU.sparse.offset"[..], b"GNU.sparse.numbytes"]
+        .into_iter()
+        .cycle();
+    let numbers = records
+        .all()
+        .filter(|(key, _)| *key == b"GNU.sparse.offset" || *key == b"GNU.sparse.numbytes")
+        .map(|(key, value)| match wanted.next() == Some(key) {
+            true => decimal(value),
+            false => Err(Error::invalid("tar: sparse records out of order")),
+        });
+    pairs(numbers)
 }
 
 fn pairs(mut numbers: impl Iterator<Item = Result<u64>>) -> Result<Vec<Run>> {

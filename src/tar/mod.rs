@@ -1,8 +1,10 @@
-//! Reading tar archives entry by entry with the exact bytes of their headers, so that a layer can be
-//! rewritten without changing what is in it.
+//! Reading tar archives entry by entry: for unpacking, with the stored runs of a sparse file apart from
+//! its holes, and for rewriting, with the exact bytes of the headers.
 //!
-//! Understands ustar, GNU (long names, base-256 numbers, sparse files) and PAX (all of it but global
-//! headers, which are kept but, as elsewhere in the container world, mean nothing).
+//! Understands old tars, ustar, star, GNU (long names, base-256 numbers, sparse files) and PAX (all of
+//! it but global headers, which are kept but, as elsewhere in the container world, mean nothing).
+//! Names, links and attribute values are bytes, and nobody has looked at them: see
+//! [`clean_path`](crate::index::clean_path). Sizes and counts are bounded before anything is kept.
 
 use std::io::{self, Read};
 
@@ -13,7 +15,7 @@ mod pax;
 mod sparse;
 
 pub(crate) use self::header::plain_header;
-use self::{header::Raw, pax::Records};
+use self::{header::Raw, pax::Records, sparse::Run};
 
 /// What one header says.
 #[derive(Clone, Debug, Default)]
@@ -27,9 +29,9 @@ pub struct TarEntry {
     /// Mode as it is written there; old archives have type bits in it.
     pub mode: i64,
     /// Owner.
-    pub uid: u64,
+    pub uid: u32,
     /// Group.
-    pub gid: u64,
+    pub gid: u32,
     /// Owner's name.
     pub user: Vec<u8>,
     /// Group's name.
@@ -72,26 +74,44 @@ pub enum TarKind {
 }
 
 /// Reads entries in their order. After [`next`](TarReader::next) the file's bytes come from
-/// [`Read`].
+/// [`Read`], or without its holes from [`read_stored`](TarReader::read_stored).
 #[derive(Debug)]
 pub struct TarReader<R> {
     input: R,
     /// Exact bytes of the present entry's headers.
     raw: Vec<u8>,
-    /// Runs of the present file that are stored, as offset and length; one for an ordinary file.
-    runs: std::vec::IntoIter<(u64, u64)>,
-    run: (u64, u64),
+    /// Runs of the present file that are stored; one for an ordinary file.
+    runs: std::vec::IntoIter<Run>,
+    /// What is left of the present run.
+    run: Run,
+    /// Where in the file reading is.
     position: u64,
     size: u64,
+    /// Stored bytes of the present file that are not read yet.
+    stored: u64,
     padding: u64,
     sparse: bool,
     global: bool,
     done: bool,
 }
 
-/// Records of one PAX header: extended attributes of 64 KiB each.
-const MAX_EXTENSION: u64 = 8 << 20;
+/// Largest extension header: what Go's reader takes, and so every other container tool.
+const MAX_EXTENSION: u64 = 1 << 20;
+/// Extension headers before one entry: a long name, a long link, PAX records and some to spare.
+const MAX_EXTENSIONS: usize = 16;
+/// Largest file: what the kernel can hold (`off_t`).
+const MAX_SIZE: u64 = i64::MAX.unsigned_abs();
 pub(crate) const BLOCK: usize = 512;
+
+// === impl TarEntry ===
+
+impl TarEntry {
+    /// Permission bits with setuid, setgid and sticky.
+    #[must_use]
+    pub fn permissions(&self) -> u16 {
+        u16::try_from(self.mode & 0o7777).unwrap_or_default()
+    }
+}
 
 // === impl TarReader ===
 
@@ -105,6 +125,7 @@ impl<R: Read> TarReader<R> {
             run: (0, 0),
             position: 0,
             size: 0,
+            stored: 0,
             padding: 0,
             sparse: false,
             global: false,
@@ -116,8 +137,8 @@ impl<R: Read> TarReader<R> {
     /// skipped.
     ///
     /// # Errors
-    /// `Invalid` if the archive is malformed, `Unsupported` for a type that no layer has, `Io` or the
-    /// cause if reading fails.
+    /// `Invalid` if the archive is malformed or cannot be decompressed, `Unsupported` for a type that
+    /// no layer has, the source's own error if reading fails.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<TarEntry>> {
         self.skip_rest()?;
@@ -127,7 +148,7 @@ impl<R: Read> TarReader<R> {
         }
         let mut records = Records::default();
         let (mut long_name, mut long_link) = (None, None);
-        loop {
+        for _ in 0..MAX_EXTENSIONS {
             let Some(header) = self.header()? else {
                 self.done = true;
                 return Ok(None);
@@ -147,6 +168,9 @@ impl<R: Read> TarReader<R> {
                 }
             }
         }
+        Err(Error::invalid(format!(
+            "tar: {MAX_EXTENSIONS} extension headers in a row"
+        )))
     }
 
     fn entry(
@@ -173,20 +197,44 @@ impl<R: Read> TarReader<R> {
             _ => 0,
         };
         entry.size = stored;
-        self.padding = (BLOCK as u64 - stored % BLOCK as u64) % BLOCK as u64;
         let mut runs = vec![(0, stored)];
+        let mut left = stored;
         self.sparse = false;
         if entry.kind == TarKind::Regular
-            && let Some(map) = sparse::map(self, header, records, &mut entry, stored)?
+            && let Some(map) = sparse::map(self, header, records, &mut entry, &mut left)?
         {
             self.sparse = true;
             runs = map;
         }
+        if stored.max(entry.size) > MAX_SIZE {
+            return Err(Error::invalid(format!(
+                "tar: a file of {} bytes",
+                stored.max(entry.size)
+            )));
+        }
+        self.padding = stored.next_multiple_of(BLOCK as u64) - stored;
         self.size = entry.size;
+        self.stored = left;
         self.position = 0;
         self.runs = runs.into_iter();
         self.run = self.runs.next().unwrap_or((self.size, 0));
         Ok(entry)
+    }
+
+    /// Reads stored bytes of the present file into `buffer`: where in the file they belong, and how
+    /// many; `None` at its end. What lies between is a hole.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn read_stored(&mut self, buffer: &mut [u8]) -> Result<Option<(u64, usize)>> {
+        self.next_run();
+        if self.run.1 == 0 {
+            return Ok(None);
+        }
+        let offset = self.run.0;
+        self.position = offset;
+        let got = self.read_run(buffer).map_err(read_error)?;
+        Ok(Some((offset, got)))
     }
 
     /// The exact bytes of the present entry's headers, or after the last entry the blocks that end the
@@ -223,9 +271,20 @@ impl<R: Read> TarReader<R> {
             return Err(Error::invalid("tar: it ends in a header"));
         }
         if block == [0; BLOCK] {
-            return Ok(None);
+            return self.end();
         }
         Raw::check(block).map(Some)
+    }
+
+    /// After a block of zeros: another one, or nothing, ends the archive.
+    fn end(&mut self) -> Result<Option<Raw>> {
+        let mut block = [0; BLOCK];
+        let got = fill(&mut self.input, &mut block)?;
+        self.raw.extend_from_slice(&block[..got]);
+        if block == [0; BLOCK] && matches!(got, 0 | BLOCK) {
+            return Ok(None);
+        }
+        Err(Error::invalid("tar: a block of zeros among the headers"))
     }
 
     /// Content of an extension header.
@@ -254,54 +313,71 @@ impl<R: Read> TarReader<R> {
     }
 
     fn skip_rest(&mut self) -> Result<()> {
-        let mut sink = vec![0; 64 << 10];
-        while self.read(&mut sink).map_err(read_error)? > 0 {}
-        let mut padding = std::mem::take(&mut self.padding);
-        while padding > 0 {
-            let length = usize::try_from(padding)
-                .unwrap_or(sink.len())
-                .min(sink.len());
-            let got = fill(&mut self.input, &mut sink[..length])?;
-            if got == 0 {
-                // Some archives end without the padding of the last file.
-                break;
-            }
-            padding -= got as u64;
+        let stored = std::mem::take(&mut self.stored);
+        self.run = (self.size, 0);
+        self.runs = Vec::new().into_iter();
+        self.position = self.size;
+        if self.skip(stored)? < stored {
+            return Err(read_error(ends_in_file()));
         }
+        let padding = std::mem::take(&mut self.padding);
+        // Some archives end without the padding of the last file.
+        self.skip(padding)?;
         Ok(())
+    }
+
+    fn skip(&mut self, length: u64) -> Result<u64> {
+        if length == 0 {
+            return Ok(0);
+        }
+        io::copy(&mut (&mut self.input).take(length), &mut io::sink()).map_err(read_error)
+    }
+
+    /// Goes on to the run that is not at its end, if there is one.
+    fn next_run(&mut self) {
+        while self.run.1 == 0 && self.run.0 < self.size {
+            self.run = self.runs.next().unwrap_or((self.size, 0));
+        }
+    }
+
+    /// Reads on in the present run, which is not at its end.
+    fn read_run(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = buffer.len().min(to_usize(self.run.1));
+        let got = self.input.read(&mut buffer[..length])?;
+        if got == 0 && length > 0 {
+            return Err(ends_in_file());
+        }
+        self.run = (self.run.0 + got as u64, self.run.1 - got as u64);
+        self.stored -= got as u64;
+        self.position += got as u64;
+        Ok(got)
     }
 }
 
 impl<R: Read> Read for TarReader<R> {
     /// The present file's bytes, holes as zeros.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = |left: u64| {
-            usize::try_from(left)
-                .unwrap_or(usize::MAX)
-                .min(buffer.len())
-        };
-        while self.run.1 == 0 && self.run.0 <= self.position && self.position < self.size {
-            self.run = self.runs.next().unwrap_or((self.size, 0));
+        self.next_run();
+        let hole = self.run.0 - self.position;
+        if hole == 0 {
+            return match self.run.1 {
+                0 => Ok(0),
+                _ => self.read_run(buffer),
+            };
         }
-        let got = if self.position < self.run.0.min(self.size) {
-            let length = most(self.run.0.min(self.size) - self.position);
-            buffer[..length].fill(0);
-            length
-        } else {
-            let length = most(self.run.1.min(self.size - self.position));
-            let got = self.input.read(&mut buffer[..length])?;
-            if got == 0 && length > 0 {
-                return Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "tar: it ends in a file",
-                ));
-            }
-            self.run = (self.run.0 + got as u64, self.run.1 - got as u64);
-            got
-        };
-        self.position += got as u64;
-        Ok(got)
+        let length = buffer.len().min(to_usize(hole));
+        buffer[..length].fill(0);
+        self.position += length as u64;
+        Ok(length)
     }
+}
+
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn ends_in_file() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "tar: it ends in a file")
 }
 
 /// Reads until `buffer` is full or the input ends.
@@ -318,15 +394,16 @@ fn fill(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
     Ok(got)
 }
 
-/// An error of the source that went through [`Read`] keeps its kind; what a decoder says is `Corrupt`.
+/// An error of the source that went through [`Read`] keeps its kind; what is left is a decoder that
+/// refuses the blob, or an archive that is cut short.
 pub(crate) fn read_error(error: io::Error) -> Error {
     let kind = error.kind();
     match error.downcast::<Error>() {
         Ok(error) => error,
         Err(error) if kind == io::ErrorKind::UnexpectedEof => {
-            Error::corrupt("layer: it ends early").with_source(error)
+            Error::invalid("tar: it ends early").with_source(error)
         }
-        Err(error) => Error::corrupt("layer: cannot be decoded").with_source(error),
+        Err(error) => Error::invalid("tar: cannot be decompressed").with_source(error),
     }
 }
 
@@ -337,4 +414,4 @@ fn text(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

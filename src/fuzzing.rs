@@ -1,0 +1,163 @@
+//! Ways into the parsers of bytes that somebody else chose, for `fuzz/` and `tests/parsers.rs`. Not an
+//! API.
+//!
+//! Each gives how much the parser made of its input, which the caller holds against [`bound`].
+
+use std::collections::BTreeMap;
+
+use time::OffsetDateTime;
+
+use crate::{
+    index::{self, Codec},
+    oci::{Descriptor, Document, Platform, RawManifest, Reference},
+    ocicrypt::{self, Annotations, Options, coco::CocoPacket, jwe::Jwe, private_key::PrivateKey},
+    source::registry::{challenge, header},
+    tar::TarReader,
+    tree::Tree,
+    trust::{self, Policy, PublicKey},
+};
+
+/// The most that a parser may make of `length` bytes, in bytes or in entries: nothing here is
+/// compressed, but for what [`estargz`] counts down.
+#[must_use]
+pub fn bound(length: usize) -> usize {
+    4 * length + 64
+}
+
+/// A table of contents of either format, and the tree that it makes.
+pub fn toc(json: &[u8]) -> usize {
+    let mut made = 0;
+    for codec in [Codec::Gzip, Codec::Zstd] {
+        if let Ok(index) = index::parse(json, codec, 1 << 30) {
+            let table = &index.table;
+            made += index.entries.len() + table.chunks.len() + table.units.len();
+            // A refusal is as good as a tree.
+            let _ = Tree::merge(vec![index.entries.clone(), index.entries]);
+        }
+    }
+    made
+}
+
+/// An eStargz footer and the tar entry of its table of contents.
+pub fn estargz(tail: &[u8]) -> usize {
+    // The format cannot expand by more.
+    const MOST: usize = 1032;
+    let footer = usize::from(index::footer(tail).is_some());
+    footer + index::toc_json(tail).map_or(0, |json| json.len() / MOST + 1)
+}
+
+/// A tar: names and attributes, and stored bytes of files.
+pub fn tar(archive: &[u8]) -> usize {
+    let mut made = 0;
+    let mut reader = TarReader::new(archive);
+    let mut buffer = [0; 1000];
+    while let Ok(Some(entry)) = reader.next() {
+        made += 1 + entry.name.len() + entry.link.len();
+        made += entry
+            .xattrs
+            .iter()
+            .map(|(k, v)| k.len() + v.len())
+            .sum::<usize>();
+        let _ = index::clean_path(&entry.name);
+        while let Ok(Some((offset, count))) = reader.read_stored(&mut buffer) {
+            assert!(offset + count as u64 <= entry.size, "bytes beyond the end");
+            made += count;
+        }
+    }
+    made
+}
+
+/// A `policy.json`.
+pub fn policy(json: &[u8]) -> usize {
+    Policy::parse(json, "policy.json".as_ref()).map_or(0, |_| 1)
+}
+
+/// A JWE, a packet of CoCo's key provider, and the options that they hold.
+pub fn packets(packet: &[u8]) -> usize {
+    let jwe = usize::from(Jwe::parse(packet).is_ok());
+    let coco = CocoPacket::parse(packet).map_or(0, |packet| packet.kid().len());
+    if let Ok(options) = Options::parse(packet) {
+        let _ = options.join(packet, "packet");
+    }
+    jwe + coco
+}
+
+/// The annotations of an encrypted or lazy layer, as JSON of an object.
+pub fn annotations(json: &[u8]) -> usize {
+    let Ok(annotations) = serde_json::from_slice::<BTreeMap<String, String>>(json) else {
+        return 0;
+    };
+    let mut made = 0;
+    for compression in ["gzip", "zstd"] {
+        let media_type = format!("application/vnd.oci.image.layer.v1.tar+{compression}+encrypted");
+        let layer = Descriptor {
+            annotations: annotations.clone(),
+            size: 1 << 30,
+            ..Descriptor::of(media_type, b"")
+        };
+        let _ = Annotations::parse(&layer);
+        let _ = trust::cosign::signature_of(&layer);
+        made += usize::from(matches!(index::Binding::of(&layer), Ok(Some(_))));
+        made += ocicrypt::packets(&layer).len();
+    }
+    made
+}
+
+/// A manifest or an index of images.
+pub fn manifest(json: &[u8]) -> usize {
+    let mut made = 0;
+    for media_type in [
+        crate::oci::media_type::OCI_MANIFEST,
+        crate::oci::media_type::OCI_INDEX,
+    ] {
+        let raw = RawManifest::new(media_type, json.to_vec().into());
+        made += match raw.parse() {
+            Ok(Document::Manifest(manifest)) => manifest.layers.len(),
+            Ok(Document::Index(index)) => {
+                let _ = index.choose(&Platform::host());
+                index.manifests.len()
+            }
+            Err(_) => 0,
+        };
+    }
+    made
+}
+
+/// What cosign signs, and a sigstore bundle.
+pub fn signatures(json: &[u8]) -> usize {
+    let payload = usize::from(trust::cosign::parse_payload(json).is_ok());
+    payload + usize::from(trust::bundle::Bundle::parse(json).is_ok())
+}
+
+/// Keys, public and private.
+pub fn keys(file: &[u8]) -> usize {
+    let public = usize::from(PublicKey::from_pem(file, "key").is_ok());
+    public + usize::from(PrivateKey::parse(file, None).is_ok())
+}
+
+/// References, digests and platforms; what was understood is printed and understood again.
+pub fn reference(text: &[u8]) -> usize {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return 0;
+    };
+    let _ = Platform::parse(text);
+    let _ = text.parse::<crate::oci::Digest>();
+    let Ok(reference) = text.parse::<Reference>() else {
+        return 0;
+    };
+    let printed = reference.to_string();
+    let again = printed.parse::<Reference>();
+    assert_eq!(again.ok().as_ref(), Some(&reference), "{printed}");
+    printed.len()
+}
+
+/// Headers of a registry's answer.
+pub fn headers(text: &[u8]) -> usize {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return 0;
+    };
+    let _ = header::content_range(text);
+    let _ = header::retry_after(text, OffsetDateTime::UNIX_EPOCH);
+    let link = header::next_link(text).map_or(0, str::len);
+    link + usize::from(challenge::parse(std::iter::once(text)).is_some())
+}
