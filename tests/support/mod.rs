@@ -13,4 +13,5 @@ pub mod images;
 pub mod pipeline;
 pub mod registry;
 mod registry_http;
+pub mod toy;
 pub mod tree_compare;

@@ -18,7 +18,7 @@ use crate::{
     keys::{KeyConfig, Keyring},
     oci::{Digest, Location, Reference, RegistryReference, media_type},
     open::{self, Opener},
-    trust::{self, Grant, Policy},
+    trust::{self, Class, Grant, Policy},
 };
 
 /// What is to be opened.
@@ -35,40 +35,23 @@ pub(super) struct Wanted {
 /// Opens an image. What was kept is enough if it serves; otherwise the registry is asked.
 pub(super) async fn open_image(shared: &Shared, wanted: &Wanted) -> Result<Image> {
     let _not_swept = shared.keep.busy.read().await;
-    let (first, forgot) = match attempt(shared, wanted, wanted.mode).await {
-        Ok(image) => return Ok(image),
-        Err(failed) => failed,
+    let first = match attempt(shared, wanted, wanted.mode).await {
+        Err(error) if wanted.mode == Mode::Again => error,
+        result => return result,
     };
-    if wanted.mode == Mode::Fresh && !forgot {
-        return Err(first);
-    }
     tracing::info!(image = wanted.reference, error = %first, "what is kept does not serve");
     match attempt(shared, wanted, Mode::Fresh).await {
-        Ok(image) => Ok(image),
-        Err((error, _)) if error.kind() == Kind::Unavailable => Err(first),
-        Err((error, _)) => Err(error),
+        Err(error) if error.kind() == Kind::Unavailable => Err(first),
+        result => result,
     }
 }
 
-/// The error comes with whether kept bytes were forgotten because of it.
-async fn attempt(
-    shared: &Shared,
-    wanted: &Wanted,
-    mode: Mode,
-) -> std::result::Result<Image, (Error, bool)> {
-    let parsed = wanted.reference.parse::<RegistryReference>();
-    let reference = Reference::Registry(parsed.map_err(|e| (e, false))?);
-    let opened = shared.config.repositories.open(&reference).await;
-    let (repository, named) = opened.map_err(|e| (e, false))?;
+async fn attempt(shared: &Shared, wanted: &Wanted, mode: Mode) -> Result<Image> {
+    let reference = Reference::Registry(wanted.reference.parse::<RegistryReference>()?);
+    let (repository, named) = shared.config.repositories.open(&reference).await?;
     let kept = Kept::new(repository, Arc::clone(&shared.keep), mode);
-    let opening = kept.opening();
-    let result = with(shared, wanted, mode, &reference, &named, &kept).await;
-    drop(opening);
-    result.map_err(|error| {
-        let doubtful = matches!(error.kind(), Kind::Corrupt | Kind::Invalid);
-        let forgot = doubtful && kept.forget_ranges();
-        (error, forgot)
-    })
+    let _opening = kept.opening();
+    with(shared, wanted, mode, &reference, &named, &kept).await
 }
 
 async fn with(
@@ -93,7 +76,7 @@ async fn with(
     let opener = opener(shared, policy, &grant)?;
     let opened = opener.lowest_layers(&grant, &**kept, lazy).await;
     let opened = opened.map_err(name)?;
-    let indexes = try_join_all(opened.iter().map(|it| open::open_index(it, grant.class())));
+    let indexes = try_join_all(opened.iter().map(|it| open_index(kept, it, grant.class())));
     let indexes: Vec<LayerIndex> = indexes.await.map_err(name)?;
     for ((layer, open), index) in layers.iter_mut().zip(opened).zip(indexes) {
         layer.open = Some(OpenLayer {
@@ -179,6 +162,28 @@ async fn admit(
         )));
     }
     Ok(grant)
+}
+
+/// Opens a layer's index, from what is kept if that serves.
+pub(super) async fn open_index(
+    kept: &Kept,
+    layer: &open::Layer,
+    class: Class,
+) -> Result<LayerIndex> {
+    let _opening = kept.opening();
+    let blob = &layer.descriptor.digest;
+    let had = kept.has_ranges(blob);
+    match open::open_index(layer, class).await {
+        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Invalid) => {
+            kept.forget_ranges(blob);
+            if !had {
+                return Err(error);
+            }
+            tracing::warn!(layer = %blob, %error, "kept index is not what it was; fetching it again");
+            open::open_index(layer, class).await
+        }
+        result => result,
+    }
 }
 
 /// What opens the layers of an image; keys are read only if one is encrypted.

@@ -19,7 +19,6 @@ use super::{
 use crate::{
     error::{Error, Result},
     index::LayerIndex,
-    open,
 };
 
 /// Layers that wait for their confirmation.
@@ -153,6 +152,5 @@ pub(super) async fn index_of(image: &Image, number: usize) -> Result<LayerIndex>
         let digest = &image.layers[number].descriptor.digest;
         Error::internal(format!("layer {digest} is not lazy"))
     })?;
-    let _opening = image.repository.opening();
-    open::open_index(&opened.layer, image.grant.class()).await
+    admit::open_index(&image.repository, &opened.layer, image.grant.class()).await
 }

@@ -177,11 +177,6 @@ pub(super) fn answer_name(repository: &str, question: &str) -> String {
     format!("names/{}", Digest::sha256(key.as_bytes()).hex())
 }
 
-/// Whether this is a name that [`range_name`] gave.
-pub(super) fn is_range(name: &str) -> bool {
-    name.starts_with("ranges/")
-}
-
 fn range_directory(blob: &Digest) -> String {
     document_name("ranges", blob)
 }

@@ -98,15 +98,17 @@ impl Kept {
         used.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets the runs of blobs that were used, since one of them was not what it should be; says
-    /// whether there were any.
-    pub(super) fn forget_ranges(&self) -> bool {
-        let used = self.used();
-        let ranges: Vec<_> = used.iter().filter(|it| keep::is_range(it)).collect();
-        ranges
-            .iter()
-            .for_each(|name| self.session.keep.forget(name));
-        !ranges.is_empty()
+    /// Forgets the runs of a blob that are kept, since one of them is not what it should be.
+    pub(super) fn forget_ranges(&self, blob: &Digest) {
+        let keep = &self.session.keep;
+        let ranges = keep.ranges(blob);
+        let names = ranges.iter().map(|run| keep::range_name(blob, run));
+        names.for_each(|name| keep.forget(&name));
+    }
+
+    /// Whether any run of a blob is kept.
+    pub(super) fn has_ranges(&self, blob: &Digest) -> bool {
+        !self.session.keep.ranges(blob).is_empty()
     }
 
     async fn by_digest(&self, digest: &Digest, location: &Location) -> Result<RawManifest> {
