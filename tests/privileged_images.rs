@@ -123,24 +123,3 @@ async fn a_poisoned_image_gives_eio() {
     let error = read(&lower.join("base")).await.unwrap_err();
     assert_eq!(error.raw_os_error(), Some(5), "{error}");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_mount_that_an_earlier_process_left_is_replaced() {
-    if !can_mount() {
-        return;
-    }
-    let (node, registry) = (Node::new(), FakeRegistry::start().await);
-    let image = signed(&node, &registry, "app", &[layer("base", 1)]).await;
-    let before = Images::new(config(&node)).unwrap();
-    let found = evidence(&before, &image, 0).await;
-    let lower = before.lower(&found).await.unwrap();
-    // It is never told that it has ended.
-    std::mem::forget(before);
-    let images = Images::new(config(&node)).unwrap();
-    images.adopt(std::slice::from_ref(&found)).await.unwrap();
-    assert_eq!(images.lower(&found).await.unwrap(), lower);
-    assert_eq!(mounts(&node), 1);
-    assert_eq!(read(&lower.join("base")).await.unwrap(), [1; 200_000]);
-    images.retain(&[]).await.unwrap();
-    assert_eq!(mounts(&node), 0);
-}

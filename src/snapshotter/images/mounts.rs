@@ -104,7 +104,7 @@ impl FrontEnd for Fuse {
             lazy: true,
             timeout: Duration::ZERO,
         };
-        while mountinfo::at(directory)?.is_some() {
+        if mountinfo::at(directory)?.is_some() {
             mount::umount(directory, options)?;
         }
         Ok(())
