@@ -42,6 +42,10 @@ pub struct Evidence {
 }
 
 /// What becomes of a layer.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one for each pulled layer, soon taken apart"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It need not be downloaded.

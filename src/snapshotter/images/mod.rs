@@ -86,7 +86,7 @@ struct Shared {
     images: Mutex<HashMap<(String, Option<Digest>), Known>>,
     flights: Mutex<HashMap<Wanted, Flight>>,
     /// Chunk tables by layer and index, shared by all images that have them.
-    tables: Mutex<HashMap<(Digest, Option<Digest>), Weak<ChunkTable>>>,
+    tables: Mutex<Tables>,
 }
 
 #[derive(Clone, Debug)]
@@ -103,6 +103,8 @@ struct Counters {
     unconfirmed: AtomicU64,
     poisoned: AtomicU64,
 }
+
+type Tables = HashMap<(Digest, Option<Digest>), Weak<ChunkTable>>;
 
 /// An image that is being opened, for all who want it.
 type Flight = SharedFuture<BoxFuture<'static, Result<Arc<Image>, Arc<Error>>>>;
