@@ -130,7 +130,7 @@ fn warm_store(criterion: &mut Criterion) {
         let source = Arc::new(MemoryBlob::new(Bytes::from(content.clone())));
         let layer = LayerData {
             digest: source.digest().clone(),
-            table: table(&content),
+            table: Arc::new(table(&content)),
             source,
             space,
         };

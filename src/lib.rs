@@ -64,6 +64,7 @@ pub mod mount;
 pub mod oci;
 pub mod ocicrypt;
 pub mod open;
+pub mod snapshotter;
 pub mod source;
 pub mod store;
 #[allow(unsafe_code)]

@@ -79,8 +79,8 @@ pub struct EngineConfig {
 pub struct LayerData {
     /// Digest of the blob, for messages.
     pub digest: Digest,
-    /// From a verified index.
-    pub table: ChunkTable,
+    /// From a verified index; shared by the images that have the layer.
+    pub table: Arc<ChunkTable>,
     /// The plain blob (decrypting, if the layer is encrypted).
     pub source: Arc<dyn BlobSource>,
     /// How its chunks are stored.

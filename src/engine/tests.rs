@@ -119,7 +119,7 @@ fn fixture(chunks: u32, config: EngineConfig, gate: usize) -> Fixture {
     .unwrap();
     let layer = LayerData {
         digest: source.digest().clone(),
-        table,
+        table: Arc::new(table),
         source: Arc::clone(&source) as Arc<dyn BlobSource>,
         space: Space::Plain,
     };

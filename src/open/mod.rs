@@ -17,7 +17,7 @@ use self::whole::Whole;
 use crate::{
     engine::{Engine, EngineConfig, LayerData},
     error::{Error, Result},
-    index::{self, Binding, Entry},
+    index::{self, Binding, LayerIndex},
     keys::Keyring,
     oci::{Descriptor, Digest, Location, Platform, Reference, media_type},
     ocicrypt::{self, DecryptingSource},
@@ -110,12 +110,12 @@ impl Opener {
         let opened = try_join_all(layers.iter().map(|layer| open_index(layer, grant.class())));
         let (mut entries, mut data) = (Vec::new(), Vec::new());
         let mut prefetches = Vec::new();
-        for (layer, (layer_entries, table, prefetch)) in layers.iter().zip(opened.await?) {
-            entries.push(layer_entries);
-            prefetches.push(prefetch);
+        for (layer, index) in layers.iter().zip(opened.await?) {
+            entries.push(index.entries);
+            prefetches.push(index.prefetch);
             data.push(LayerData {
                 digest: layer.descriptor.digest.clone(),
-                table,
+                table: Arc::new(index.table),
                 source: Arc::clone(&layer.source),
                 space: layer.space.clone(),
             });
@@ -160,11 +160,30 @@ impl Opener {
     /// # Errors
     /// `Unsupported` if a layer is not a tar archive, `Denied` if a key is missing or wrong.
     pub async fn layers(&self, grant: &Grant, repository: &dyn Repository) -> Result<Vec<Layer>> {
+        self.lowest_layers(grant, repository, grant.manifest().layers.len())
+            .await
+    }
+
+    /// The lowest `count` layers of an admitted image, as [`layers`](Self::layers).
+    ///
+    /// # Errors
+    /// As [`layers`](Self::layers).
+    pub async fn lowest_layers(
+        &self,
+        grant: &Grant,
+        repository: &dyn Repository,
+        count: usize,
+    ) -> Result<Vec<Layer>> {
         let authenticate = grant.class() == Class::EncryptedUnsigned;
-        self.ready(
-            grant,
-            |descriptor| repository.blob(descriptor),
-            authenticate,
+        try_join_all(
+            grant
+                .manifest()
+                .layers
+                .iter()
+                .take(count)
+                .map(|descriptor| {
+                    self.ready(descriptor, repository.blob(descriptor), authenticate)
+                }),
         )
         .await
     }
@@ -179,55 +198,74 @@ impl Opener {
         grant: &Grant,
         repository: &dyn Repository,
     ) -> Result<Vec<Layer>> {
-        let blob = |descriptor: &Descriptor| {
-            Arc::new(Whole(repository.blob(descriptor))) as Arc<dyn BlobSource>
-        };
-        self.ready(grant, blob, false).await
+        let layers = &grant.manifest().layers;
+        try_join_all(layers.iter().map(|it| self.whole_layer(it, repository))).await
+    }
+
+    /// One layer of an admitted manifest, to be read whole as by
+    /// [`whole_layers`](Self::whole_layers).
+    ///
+    /// # Errors
+    /// As [`layers`](Self::layers).
+    pub(crate) async fn whole_layer(
+        &self,
+        descriptor: &Descriptor,
+        repository: &dyn Repository,
+    ) -> Result<Layer> {
+        let blob = Arc::new(Whole(repository.blob(descriptor)));
+        self.ready(descriptor, blob, false).await
     }
 
     async fn ready(
         &self,
-        grant: &Grant,
-        blob: impl Fn(&Descriptor) -> Arc<dyn BlobSource>,
+        descriptor: &Descriptor,
+        blob: Arc<dyn BlobSource>,
         authenticate: bool,
-    ) -> Result<Vec<Layer>> {
-        let blob = &blob;
-        try_join_all(grant.manifest().layers.iter().map(|descriptor| async move {
-            let kind = media_type::layer_kind(&descriptor.media_type).ok_or_else(|| {
-                Error::unsupported(format!(
-                    "layer {}: media type {:?} is not a layer's",
-                    descriptor.digest, descriptor.media_type
-                ))
-            })?;
-            let blob = blob(descriptor);
-            if !kind.encrypted {
-                let space = Space::Plain;
-                return Ok(Layer { descriptor: descriptor.clone(), kind, source: blob, space });
-            }
-            let key = self.keyring.unwrap(descriptor).await?;
-            if authenticate {
-                // Nobody signed the manifest that names the index, and the cipher is malleable:
-                // only the HMAC, over all of the layer, tells that who had the key made it.
-                tracing::info!(layer = %descriptor.digest, "unsigned: read whole to check its HMAC");
-                ocicrypt::authenticate(&*blob, &key).await?;
-            }
-            let space = if self.insecure_plaintext_store {
-                tracing::warn!(layer = %descriptor.digest, "plaintext goes to disk (insecure_plaintext_store)");
-                Space::Plain
-            } else {
-                Space::Sealed(Seal::new(&key.derive(SEAL_LABEL)))
-            };
-            let source = DecryptingSource::new(blob, &key);
-            Ok(Layer { descriptor: descriptor.clone(), kind, source, space })
-        }))
-        .await
+    ) -> Result<Layer> {
+        let kind = media_type::layer_kind(&descriptor.media_type).ok_or_else(|| {
+            Error::unsupported(format!(
+                "layer {}: media type {:?} is not a layer's",
+                descriptor.digest, descriptor.media_type
+            ))
+        })?;
+        if !kind.encrypted {
+            let space = Space::Plain;
+            return Ok(Layer {
+                descriptor: descriptor.clone(),
+                kind,
+                source: blob,
+                space,
+            });
+        }
+        let key = self.keyring.unwrap(descriptor).await?;
+        if authenticate {
+            // Nobody signed the manifest that names the index, and the cipher is malleable:
+            // only the HMAC, over all of the layer, tells that who had the key made it.
+            tracing::info!(layer = %descriptor.digest, "unsigned: read whole to check its HMAC");
+            ocicrypt::authenticate(&*blob, &key).await?;
+        }
+        let space = if self.insecure_plaintext_store {
+            tracing::warn!(layer = %descriptor.digest, "plaintext goes to disk (insecure_plaintext_store)");
+            Space::Plain
+        } else {
+            Space::Sealed(Seal::new(&key.derive(SEAL_LABEL)))
+        };
+        let source = DecryptingSource::new(blob, &key);
+        Ok(Layer {
+            descriptor: descriptor.clone(),
+            kind,
+            source,
+            space,
+        })
     }
 }
 
-type Opened = (Vec<Entry>, index::ChunkTable, u64);
-
 /// Opens the index that the manifest names for a layer.
-async fn open_index(layer: &Layer, class: Class) -> Result<Opened> {
+///
+/// # Errors
+/// `Unsupported` if there is none, `Corrupt` if it is not the one that was signed, and what the
+/// source says.
+pub(crate) async fn open_index(layer: &Layer, class: Class) -> Result<LayerIndex> {
     let digest = &layer.descriptor.digest;
     let Some(binding) = Binding::of(&layer.descriptor)? else {
         return Err(Error::unsupported(format!(
@@ -246,6 +284,5 @@ async fn open_index(layer: &Layer, class: Class) -> Result<Opened> {
             e.context(format!("layer {digest}"))
         }
     })?;
-    let index = verified.into_inner();
-    Ok((index.entries, index.table, index.prefetch))
+    Ok(verified.into_inner())
 }

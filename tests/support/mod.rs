@@ -16,4 +16,5 @@ pub mod program;
 pub mod registry;
 mod registry_http;
 pub mod samples;
+pub mod toy;
 pub mod tree_compare;

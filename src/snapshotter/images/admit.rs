@@ -1,0 +1,209 @@
+//! From a reference and a digest to an open image: admit, read the configuration, unwrap keys, open
+//! all indexes at once.
+
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, try_join_all};
+
+use super::{
+    Shared,
+    config::Confirm,
+    image::{Image, ImageLayer, OpenLayer, Rules, lazy_count},
+    keep::Record,
+    kept::{Kept, Mode},
+};
+use crate::{
+    error::{Error, Kind, Result},
+    index::LayerIndex,
+    keys::{KeyConfig, Keyring},
+    oci::{Digest, Location, Reference, RegistryReference, media_type},
+    open::{self, Opener},
+    trust::{self, Class, Grant, Policy},
+};
+
+/// What is to be opened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Wanted {
+    pub(super) reference: String,
+    /// Of the manifest, or of an index that has it.
+    pub(super) digest: Option<Digest>,
+    /// So many layers were lazy before.
+    pub(super) at_least: usize,
+    pub(super) mode: Mode,
+}
+
+/// Opens an image. What was kept is enough if it serves; otherwise the registry is asked.
+pub(super) async fn open_image(shared: &Shared, wanted: &Wanted) -> Result<Image> {
+    let _not_swept = shared.keep.busy.read().await;
+    let first = match attempt(shared, wanted, wanted.mode).await {
+        Err(error) if wanted.mode == Mode::Again => error,
+        result => return result,
+    };
+    tracing::info!(image = wanted.reference, error = %first, "what is kept does not serve");
+    match attempt(shared, wanted, Mode::Fresh).await {
+        Err(error) if error.kind() == Kind::Unavailable => Err(first),
+        result => result,
+    }
+}
+
+async fn attempt(shared: &Shared, wanted: &Wanted, mode: Mode) -> Result<Image> {
+    let reference = Reference::Registry(wanted.reference.parse::<RegistryReference>()?);
+    let (repository, named) = shared.config.repositories.open(&reference).await?;
+    let kept = Kept::new(repository, Arc::clone(&shared.keep), mode);
+    let _opening = kept.opening();
+    with(shared, wanted, mode, &reference, &named, &kept).await
+}
+
+async fn with(
+    shared: &Shared,
+    wanted: &Wanted,
+    mode: Mode,
+    reference: &Reference,
+    named: &Location,
+    kept: &Arc<Kept>,
+) -> Result<Image> {
+    let policy = shared.config.policy.load()?;
+    let grant = admit(shared, wanted, mode, &policy, reference, named, kept).await?;
+    let name = |e: Error| e.context(wanted.reference.clone());
+    let mut layers = ImageLayer::all(&grant, &**kept).await.map_err(name)?;
+    let rules = Rules {
+        min_lazy_bytes: shared.config.min_lazy_bytes,
+        only_confirmed: shared.config.confirm == Confirm::Trusted,
+        findings: &shared.findings,
+        at_least: wanted.at_least,
+    };
+    let lazy = lazy_count(&mut layers, grant.class(), rules);
+    let opener = opener(shared, policy, &grant)?;
+    let opened = opener.lowest_layers(&grant, &**kept, lazy).await;
+    let opened = opened.map_err(name)?;
+    let indexes = try_join_all(opened.iter().map(|it| open_index(kept, it, grant.class())));
+    let indexes: Vec<LayerIndex> = indexes.await.map_err(name)?;
+    for ((layer, open), index) in layers.iter_mut().zip(opened).zip(indexes) {
+        layer.open = Some(OpenLayer {
+            layer: open,
+            inodes: index.entries.len() as u64,
+            index: Some(index).into(),
+        });
+    }
+    shared.keep.remember(&Record {
+        reference: wanted.reference.clone(),
+        manifest: grant.manifest_digest().clone(),
+        admitted_by: grant.resolved_digest().clone(),
+        files: kept.used(),
+    });
+    tracing::info!(
+        image = wanted.reference,
+        manifest = %grant.manifest_digest(),
+        class = %grant.class(),
+        rule = grant.rule().scope,
+        lazy,
+        layers = layers.len(),
+        "admitted"
+    );
+    Ok(Image {
+        reference: wanted.reference.clone(),
+        grant,
+        layers,
+        lazy,
+        repository: Arc::clone(kept),
+    })
+}
+
+/// Asks the policy for the digest that is wanted. containerd names the platform's manifest even
+/// where only its index is signed; then the tag leads to that index.
+async fn admit(
+    shared: &Shared,
+    wanted: &Wanted,
+    mode: Mode,
+    policy: &Policy,
+    reference: &Reference,
+    named: &Location,
+    kept: &Kept,
+) -> Result<Grant> {
+    let record = match (mode, &wanted.digest) {
+        (Mode::Again, Some(digest)) => shared.keep.record(&wanted.reference, digest),
+        _ => None,
+    };
+    let by = record.map(|it| it.admitted_by);
+    let by = by.or_else(|| wanted.digest.clone()).map(Location::Digest);
+    let location = by.as_ref().unwrap_or(named);
+    let at = |location: &Location| -> BoxFuture<'_, Result<Grant>> {
+        let location = location.clone();
+        Box::pin(async move {
+            trust::admit(&trust::Request {
+                policy,
+                reference,
+                repository: kept,
+                location: &location,
+                platform: &shared.config.platform,
+                expected_digest: None,
+            })
+            .await
+        })
+    };
+    let fits = |grant: &Grant| match &wanted.digest {
+        Some(digest) => grant.manifest_digest() == digest || grant.index_digest() == Some(digest),
+        None => true,
+    };
+    let grant = match at(location).await {
+        Err(error) if error.kind() == Kind::Denied && location != named => match at(named).await {
+            Ok(grant) if fits(&grant) => grant,
+            _ => return Err(error),
+        },
+        other => other?,
+    };
+    if !fits(&grant) {
+        let other = grant.resolved_digest();
+        let asked = wanted.digest.as_ref().map(ToString::to_string);
+        return Err(Error::denied(format!(
+            "{}: is {other}, asked for {}",
+            wanted.reference,
+            asked.unwrap_or_default()
+        )));
+    }
+    Ok(grant)
+}
+
+/// Opens a layer's index, from what is kept if that serves.
+pub(super) async fn open_index(
+    kept: &Kept,
+    layer: &open::Layer,
+    class: Class,
+) -> Result<LayerIndex> {
+    let _opening = kept.opening();
+    let blob = &layer.descriptor.digest;
+    let had = kept.has_ranges(blob);
+    match open::open_index(layer, class).await {
+        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Invalid) => {
+            kept.forget_ranges(blob);
+            if !had {
+                return Err(error);
+            }
+            tracing::warn!(layer = %blob, %error, "kept index is not what it was; fetching it again");
+            open::open_index(layer, class).await
+        }
+        result => result,
+    }
+}
+
+/// What opens the layers of an image; keys are read only if one is encrypted.
+pub(super) fn opener(shared: &Shared, policy: Policy, grant: &Grant) -> Result<Opener> {
+    let encrypted =
+        grant.manifest().layers.iter().any(|layer| {
+            media_type::layer_kind(&layer.media_type).is_some_and(|kind| kind.encrypted)
+        });
+    let keyring = if encrypted {
+        Keyring::new(&shared.config.keys)?
+    } else {
+        Keyring::new(&KeyConfig::default())?
+    };
+    Ok(Opener {
+        policy,
+        keyring,
+        store: Arc::clone(&shared.config.store),
+        engine: shared.config.engine,
+        platform: shared.config.platform.clone(),
+        expected_digest: None,
+        insecure_plaintext_store: shared.config.insecure_plaintext_store,
+    })
+}

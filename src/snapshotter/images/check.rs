@@ -1,0 +1,236 @@
+//! Reading a layer whole, once, to see whether it is what its image claims: the blob the manifest
+//! names, the tar the configuration names, the files the index names.
+//!
+//! The index needs its own look: a zstd:chunked table of contents lies outside the tar, so a DiffID
+//! says nothing of it.
+
+use std::{
+    collections::HashMap,
+    io::{self, Read},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use futures::StreamExt;
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    codec,
+    error::{Error, Kind, Result},
+    index::{
+        Entry, EntryKind, LayerIndex, clean_path,
+        tar::{TarEntry, TarKind, TarReader},
+        verify,
+    },
+    oci::{Digest, Hasher, media_type::Compression},
+    source::BlobSource,
+};
+
+/// What a layer turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Checked {
+    /// What its image claims.
+    Same,
+    /// Something else.
+    Other(String),
+}
+
+/// Pieces between network and decoder.
+const QUEUE: usize = 16;
+/// Entries that only lazy formats have: stargz's table of contents and landmarks.
+const OF_THE_FORMAT: [&[u8]; 3] = [
+    b"stargz.index.json",
+    b".prefetch.landmark",
+    b".no.prefetch.landmark",
+];
+
+/// Streams `blob` (decrypting, and verifying itself) at no more than `rate` bytes a second (0: as it
+/// comes) and holds it against `diff_id` and `index`.
+///
+/// # Errors
+/// What keeps the layer from being read; then nothing is known of it.
+pub(super) async fn check(
+    blob: Arc<dyn BlobSource>,
+    compression: Compression,
+    diff_id: Digest,
+    index: LayerIndex,
+    rate: u64,
+) -> Result<Checked> {
+    let (send, receive) = mpsc::channel(QUEUE);
+    let reading = tokio::task::spawn_blocking(move || {
+        let feed = Feed {
+            pieces: receive,
+            current: Bytes::new(),
+            ended: false,
+        };
+        compare(codec::reader(compression, feed)?, &diff_id, &index)
+    });
+    let streamed = stream(&*blob, send, rate).await;
+    let compared = reading
+        .await
+        .map_err(|e| Error::internal("checking a layer").with_source(e))?;
+    // What the blob's own verification says comes first: after it, a difference is the image's.
+    streamed?;
+    compared
+}
+
+/// Sends the blob piece by piece; to its end even if nobody listens, since only the end says whether
+/// it was the blob.
+async fn stream(blob: &dyn BlobSource, pieces: mpsc::Sender<Bytes>, rate: u64) -> Result<()> {
+    let begin = Instant::now();
+    let mut sent = 0u64;
+    let mut stream = blob.stream().await?;
+    let mut listener = Some(pieces);
+    while let Some(piece) = stream.next().await {
+        let piece = piece?;
+        sent += piece.len() as u64;
+        if let Some(pieces) = &listener
+            && !piece.is_empty()
+            && pieces.send(piece).await.is_err()
+        {
+            listener = None;
+        }
+        if let Some(millis) = sent.saturating_mul(1000).checked_div(rate) {
+            tokio::time::sleep_until(begin + Duration::from_millis(millis)).await;
+        }
+    }
+    if let Some(pieces) = listener {
+        // The reader takes a channel that closes without this for an interruption.
+        let _gone = pieces.send(Bytes::new()).await;
+    }
+    Ok(())
+}
+
+/// Holds a tar against its digest and index.
+fn compare(tar: impl Read, diff_id: &Digest, index: &LayerIndex) -> Result<Checked> {
+    let hashed = Hashed {
+        inner: tar,
+        hasher: diff_id.hasher(),
+    };
+    let mut reader = TarReader::new(hashed);
+    let difference = files(&mut reader, index);
+    let mut hashed = reader.into_inner();
+    let drained = io::copy(&mut hashed, &mut io::sink());
+    drained.map_err(|e| Error::invalid("layer cannot be decoded").with_source(e))?;
+    let found = hashed.hasher.finish();
+    if found != *diff_id {
+        return Ok(Checked::Other(format!(
+            "its tar is {found}, its image claims {diff_id}"
+        )));
+    }
+    Ok(difference?.map_or(Checked::Same, Checked::Other))
+}
+
+/// The first difference between a tar's entries and an index's.
+fn files<R: Read>(tar: &mut TarReader<R>, index: &LayerIndex) -> Result<Option<String>> {
+    let mut left: HashMap<&[u8], &Entry> = index.entries.iter().map(|it| (&*it.path, it)).collect();
+    while let Some(entry) = tar.next()? {
+        let path = clean_path(&entry.name).map_err(Error::invalid)?;
+        let differs = |what: &str| {
+            let path = String::from_utf8_lossy(&path);
+            Ok(Some(format!("{path:?} in its index has another {what}")))
+        };
+        let Some(listed) = left.remove(&*path) else {
+            if entry.kind == TarKind::Directory || OF_THE_FORMAT.contains(&&*path) {
+                continue;
+            }
+            let path = String::from_utf8_lossy(&path);
+            return Ok(Some(format!("{path:?} is not in its index")));
+        };
+        if let Some(what) = difference(&entry, listed) {
+            return differs(what);
+        }
+        if let EntryKind::Regular { chunks, .. } = &listed.kind {
+            for chunk in &index.table.chunks[chunks.start as usize..chunks.end as usize] {
+                let mut bytes = vec![0; chunk.length as usize];
+                tar.read_exact(&mut bytes)
+                    .map_err(|e| Error::invalid("layer cannot be decoded").with_source(e))?;
+                if !verify(chunk, &bytes) {
+                    return differs("content");
+                }
+            }
+        }
+    }
+    // Directories that an index adds are those on the way to what is there.
+    let added = left.values().find(|it| it.kind != EntryKind::Directory);
+    Ok(added.map(|it| {
+        let path = String::from_utf8_lossy(&it.path);
+        format!("{path:?} is in its index, but not in its tar")
+    }))
+}
+
+fn difference(tar: &TarEntry, listed: &Entry) -> Option<&'static str> {
+    let link_to = |target: &[u8]| clean_path(&tar.link).is_ok_and(|link| *link == *target);
+    let same_kind = match (&listed.kind, tar.kind) {
+        (EntryKind::Regular { size, .. }, TarKind::Regular) => *size == tar.size,
+        (EntryKind::Symlink(target), TarKind::Symlink) => **target == *tar.link,
+        // A hard link's attributes are those of what it links to.
+        (EntryKind::Hardlink(target), TarKind::Hardlink) => {
+            return (!link_to(target)).then_some("target");
+        }
+        (EntryKind::CharDevice { major, minor }, TarKind::CharDevice)
+        | (EntryKind::BlockDevice { major, minor }, TarKind::BlockDevice) => {
+            tar.device == (*major, *minor)
+        }
+        (EntryKind::Directory, TarKind::Directory) | (EntryKind::Fifo, TarKind::Fifo) => true,
+        _ => false,
+    };
+    if !same_kind {
+        return Some("type, size or target");
+    }
+    let is_link = tar.kind == TarKind::Symlink;
+    if !is_link && tar.mode & 0o7777 != i64::from(listed.mode) {
+        return Some("mode");
+    }
+    if (tar.uid, tar.gid) != (u64::from(listed.uid), u64::from(listed.gid)) {
+        return Some("owner");
+    }
+    let has = |name: &[u8], value: &[u8]| tar.xattrs.iter().any(|(n, v)| n == name && v == value);
+    let invented = listed.xattrs.iter().any(|(name, value)| !has(name, value));
+    invented.then_some("extended attribute")
+}
+
+/// The blob as a reader; ends at an empty piece.
+struct Feed {
+    pieces: mpsc::Receiver<Bytes>,
+    current: Bytes,
+    ended: bool,
+}
+
+impl Read for Feed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.current.is_empty() && !self.ended {
+            match self.pieces.blocking_recv() {
+                Some(bytes) => {
+                    self.ended = bytes.is_empty();
+                    self.current = bytes;
+                }
+                None => {
+                    let error = Error::new(Kind::Unavailable, "the layer's stream broke off");
+                    return Err(io::Error::other(error));
+                }
+            }
+        }
+        let count = self.current.len().min(buffer.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// Hashes what is read through it.
+struct Hashed<R> {
+    inner: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests;

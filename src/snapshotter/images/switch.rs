@@ -1,0 +1,52 @@
+//! What stands between a mount and its engine: reads go through until the image turns out to be
+//! poisoned.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use crate::{
+    engine::{Engine, FileData, ReadDone, ReadFile},
+    error::Error,
+};
+
+/// One image's switch, which all its mounts share. It goes one way.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Switch(Arc<OnceLock<String>>);
+
+/// An engine behind a switch.
+pub(super) struct Switched {
+    pub(super) engine: Engine,
+    pub(super) switch: Switch,
+}
+
+// === impl Switch ===
+
+impl Switch {
+    /// Fails all reads from now on.
+    pub(super) fn poison(&self, why: &str) {
+        // The first reason stays.
+        let _ = self.0.set(why.to_owned());
+    }
+
+    /// Why reads fail, if they do.
+    pub(super) fn poisoned(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+}
+
+impl ReadFile for Switched {
+    fn read(&self, file: FileData, offset: u64, length: u32, done: ReadDone) {
+        match self.switch.poisoned() {
+            Some(why) => done(Err(Error::corrupt(format!("image is poisoned: {why}")))),
+            None => self.engine.read(file, offset, length, done),
+        }
+    }
+}
+
+impl fmt::Debug for Switched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Switched").field(&self.switch).finish()
+    }
+}

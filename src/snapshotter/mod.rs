@@ -1,0 +1,4 @@
+//! The containerd snapshotter.
+
+pub mod images;
+pub mod lazy;

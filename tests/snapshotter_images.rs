@@ -1,0 +1,566 @@
+//! Images behind the snapshotter, against a registry in this process and a front end in memory:
+//! who is admitted, what is lazy, what is fetched how often, what a restart needs, what a planted
+//! chain id meets.
+
+// A test that cannot go on panics, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{fs, process::Command, sync::Arc};
+
+use futures::future::join_all;
+use nacre::{
+    Error, Kind,
+    index::write::Format,
+    oci::{Descriptor, Digest, Platform, media_type},
+    snapshotter::{
+        images::{Confirm, Images, ImagesConfig},
+        lazy::{Evidence, LazyImages, Verdict},
+    },
+};
+use support::{
+    pipeline::tool,
+    registry::{FakeRegistry, Fault},
+    toy::{Gated, Node, ToyImage, ToyLayer, lazy, ordinary, put},
+};
+
+fn base() -> ToyLayer {
+    lazy(Format::Estargz, &[("base", &[b'b'; 5000]), ("low", b"low")])
+}
+
+fn top() -> ToyLayer {
+    lazy(Format::ZstdChunked, &[("top", &[b't'; 3000])])
+}
+
+async fn signed(node: &Node, registry: &FakeRegistry, name: &str, of: &[ToyLayer]) -> ToyImage {
+    let image = put(registry, name, of);
+    node.sign(&image.reference, &image.manifest.digest).await;
+    image
+}
+
+async fn evidence(images: &Images, image: &ToyImage, number: usize) -> Evidence {
+    match images.layer(&image.request(number)).await.unwrap() {
+        Verdict::Lazy(evidence) => evidence,
+        Verdict::Unpack { why } => panic!("not lazy: {why}"),
+    }
+}
+
+async fn why_unpacked(images: &Images, image: &ToyImage, number: usize) -> String {
+    match images.layer(&image.request(number)).await.unwrap() {
+        Verdict::Lazy(evidence) => panic!("lazy: {evidence:?}"),
+        Verdict::Unpack { why } => why,
+    }
+}
+
+async fn refused(images: &Images, image: &ToyImage, number: usize) -> Error {
+    let error = images.layer(&image.request(number)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied, "{error}");
+    error
+}
+
+fn asked(registry: &FakeRegistry, digest: &Digest) -> usize {
+    let digest = digest.to_string();
+    let lines = registry.lines();
+    lines
+        .iter()
+        .filter(|it| it.starts_with("GET") && it.contains(&digest) && !it.contains("/referrers/"))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_admitted_and_opened_once() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let image = signed(&node, &registry, "app", &[base(), top()]).await;
+    registry.forget_requests();
+    let images = node.images();
+    let requests: Vec<_> = (0..20).map(|n| image.request(n % 2)).collect();
+    for verdict in join_all(requests.iter().map(|it| images.layer(it))).await {
+        assert!(matches!(verdict.unwrap(), Verdict::Lazy(_)));
+    }
+    images.settled().await;
+    assert_eq!(asked(&registry, &image.manifest.digest), 1);
+    assert_eq!(images.snapshot().admitted, 1);
+    assert_eq!(images.snapshot().confirmed, 2);
+
+    let found = evidence(&images, &image, 1).await;
+    assert_eq!(found.layer_number, 1);
+    assert_eq!(found.class, "plain+signed");
+    assert_eq!(found.manifest, image.manifest.digest);
+    let lower = images.lower(&found).await.unwrap();
+    assert_eq!(node.front_end.names(&lower), ["base", "low", "top"]);
+    assert_eq!(
+        node.front_end.read(&lower, "top").unwrap(),
+        [b't'; 3000][..]
+    );
+    assert_eq!(
+        node.front_end.read(&lower, "base").unwrap(),
+        [b'b'; 5000][..]
+    );
+    let (inodes, bytes) = images.usage(&found);
+    assert!(inodes >= 1 && bytes > 0);
+
+    let below = evidence(&images, &image, 0).await;
+    let lower = images.lower(&below).await.unwrap();
+    assert_eq!(node.front_end.names(&lower), ["base", "low"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_callers_share_one_mount() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let image = signed(&node, &registry, "app", &[base(), top()]).await;
+    let images = node.images();
+    let found = evidence(&images, &image, 1).await;
+    let lowers = join_all((0..20).map(|_| images.lower(&found))).await;
+    let first = lowers[0].as_ref().unwrap();
+    assert!(lowers.iter().all(|it| it.as_ref().unwrap() == first));
+    assert_eq!(*node.front_end.mounts.lock().unwrap(), 1);
+    assert_eq!(images.snapshot().mounts, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_share_the_index_and_chunks_of_their_base() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let (one, two) = (lazy(Format::Estargz, &[("x", b"1")]), top());
+    let first = signed(&node, &registry, "app", &[base(), one]).await;
+    let mut config = node.config();
+    config.confirm = Confirm::Never;
+    let images = Images::new(config).unwrap();
+    let read = async |image: &ToyImage| {
+        let lower = images.lower(&evidence(&images, image, 1).await).await;
+        let lower = lower.unwrap();
+        assert_eq!(
+            node.front_end.read(&lower, "base").unwrap(),
+            [b'b'; 5000][..]
+        );
+    };
+    read(&first).await;
+    let base_digest = &first.layers[0].descriptor.digest;
+    assert!(asked(&registry, base_digest) > 0);
+
+    let second = signed(&node, &registry, "app", &[base(), two]).await;
+    registry.forget_requests();
+    read(&second).await;
+    assert_eq!(asked(&registry, base_digest), 0);
+    assert!(asked(&registry, &second.layers[1].descriptor.digest) > 0);
+    assert_eq!(images.snapshot().mounts, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_mended_by_a_signature_and_a_grant_ends_with_its_policy() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let image = put(&registry, "app", &[base(), top()]);
+    let images = node.images();
+    let error = refused(&images, &image, 0).await;
+    assert!(
+        error.to_string().contains("a signature is required"),
+        "{error}"
+    );
+    assert_eq!(images.snapshot().refused, 1);
+    let layers = image.layers.iter().map(|it| &it.descriptor.digest);
+    assert_eq!(layers.map(|it| asked(&registry, it)).sum::<usize>(), 0);
+
+    node.sign(&image.reference, &image.manifest.digest).await;
+    let found = evidence(&images, &image, 1).await;
+    images.lower(&found).await.unwrap();
+
+    node.policy("reject");
+    refused(&images, &image, 1).await;
+    let error = images.lower(&found).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied, "{error}");
+    fs::remove_file(node.path("policy.json")).unwrap();
+    images.lower(&found).await.unwrap_err();
+    images.layer(&image.request(0)).await.unwrap_err();
+    node.policy("sigstoreSigned");
+    images.lower(&found).await.unwrap();
+    assert_eq!(*node.front_end.mounts.lock().unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_on_the_index_admits_the_manifest_that_containerd_names() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let image = put(&registry, "app", &[base()]);
+    let mut entry = image.manifest.clone();
+    entry.platform = Some(Platform::host());
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [entry],
+    });
+    let kind = media_type::OCI_INDEX;
+    let index: Descriptor = registry.put_manifest("app", "1", kind, index.to_string());
+    node.sign(&image.reference, &index.digest).await;
+    let images = node.images();
+    let found = evidence(&images, &image, 0).await;
+    assert_eq!(found.manifest, image.manifest.digest);
+    let mut request = image.request(0);
+    for digest in [Some(index.digest.clone()), None] {
+        request.manifest_digest = digest;
+        let verdict = images.layer(&request).await.unwrap();
+        assert_eq!(verdict, Verdict::Lazy(found.clone()));
+    }
+    // Somebody else's digest does not come in by that tag.
+    request.manifest_digest = Some(put(&registry, "other", &[top()]).manifest.digest);
+    images.layer(&request).await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chain_ids_tell_repeated_layers_apart() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let (a, b) = (base(), lazy(Format::Estargz, &[(".wh.base", b"")]));
+    let image = signed(&node, &registry, "app", &[a.clone(), b, a]).await;
+    let images = node.images();
+    for number in 0..3 {
+        let found = evidence(&images, &image, number).await;
+        assert_eq!(usize::from(found.layer_number), number);
+        let lower = images.lower(&found).await.unwrap();
+        let expected: &[&str] = if number == 1 {
+            &["low"]
+        } else {
+            &["base", "low"]
+        };
+        assert_eq!(node.front_end.names(&lower), expected, "{number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_id_that_is_not_the_images_is_refused() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let image = signed(&node, &registry, "app", &[base(), top()]).await;
+    let images = node.images();
+    let mut request = image.request(0);
+    request.chain_id = Digest::sha256(b"of another image").to_string();
+    let error = images.layer(&request).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied, "{error}");
+    let mut request = image.request(0);
+    request.layer_digest = image.layers[1].descriptor.digest.clone();
+    let error = images.layer(&request).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied, "{error}");
+    // Nor does evidence of another image open this one.
+    let found = evidence(&images, &image, 1).await;
+    let mut forged = found.clone();
+    forged.diff_id = Digest::sha256(b"x");
+    let error = images.lower(&forged).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn above_an_unpacked_layer_all_are_unpacked() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let plain = ordinary(&[("plain", b"plain")]);
+    let image = signed(&node, &registry, "app", &[base(), plain, top()]).await;
+    let images = node.images();
+    let found = evidence(&images, &image, 0).await;
+    let why = why_unpacked(&images, &image, 1).await;
+    assert!(why.contains("no index"), "{why}");
+    let why = why_unpacked(&images, &image, 2).await;
+    assert!(why.contains("above one that is unpacked"), "{why}");
+    let lower = images.lower(&found).await.unwrap();
+    assert_eq!(node.front_end.names(&lower), ["base", "low"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_layers_at_the_top_are_unpacked() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let noise: Vec<u8> = (0..200_000u32)
+        .flat_map(|n| Digest::sha256(&n.to_le_bytes()).hex().into_bytes())
+        .take(200_000)
+        .collect();
+    let big = lazy(Format::Estargz, &[("big", &noise)]);
+    let image = signed(&node, &registry, "app", &[base(), big, top()]).await;
+    let config = ImagesConfig {
+        min_lazy_bytes: 20_000,
+        ..node.config()
+    };
+    let images = Images::new(config).unwrap();
+    evidence(&images, &image, 0).await;
+    evidence(&images, &image, 1).await;
+    let why = why_unpacked(&images, &image, 2).await;
+    assert!(why.contains("at least 20000"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unsigned_images_wait_for_their_confirmation() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    node.policy("insecureAcceptAnything");
+    let image = put(&registry, "app", &[base(), top()]);
+    let open = |confirm| {
+        let config = ImagesConfig {
+            confirm,
+            ..node.config()
+        };
+        Images::new(config).unwrap()
+    };
+    let images = open(Confirm::Trusted);
+    let why = why_unpacked(&images, &image, 0).await;
+    assert!(why.contains("not signed, and not confirmed"), "{why}");
+    drop(images);
+
+    let images = open(Confirm::Never);
+    evidence(&images, &image, 1).await;
+    images.settled().await;
+    assert_eq!(images.snapshot().confirmed, 0);
+    drop(images);
+
+    let images = open(Confirm::Always);
+    for number in 0..2 {
+        evidence(&images, &image, number).await;
+    }
+    assert_eq!(images.snapshot().confirmed, 2);
+    drop(images);
+
+    // What has been confirmed stays so.
+    let images = open(Confirm::Trusted);
+    let found = evidence(&images, &image, 1).await;
+    images.lower(&found).await.unwrap();
+}
+
+/// An image whose configuration gives its layer the DiffID of another image's.
+async fn planted(node: &Node, registry: &FakeRegistry) -> ToyImage {
+    let mut evil = lazy(Format::Estargz, &[("base", b"evil")]);
+    evil.diff_id = base().diff_id;
+    signed(node, registry, "evil", &[evil]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planted_chain_id_is_found_and_fails_closed() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let evil = planted(&node, &registry).await;
+    let good = signed(&node, &registry, "good", &[base()]).await;
+    assert_eq!(evil.chain_id(0), good.chain_id(0));
+    let images = node.images();
+    // Signed, so it is lazy before it has been confirmed; mounted while confirmation is stuck.
+    let evil_layer = &evil.layers[0].descriptor.digest;
+    let found = evidence(&images, &evil, 0).await;
+    let lower = images.lower(&found).await;
+    images.settled().await;
+    assert_eq!(images.snapshot().poisoned, 1);
+    if let Ok(lower) = lower {
+        let error = node.front_end.read(&lower, "base").unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+        assert!(error.to_string().contains("poisoned"), "{error}");
+    }
+    let error = refused(&images, &evil, 0).await;
+    assert!(
+        error.to_string().contains(&evil_layer.to_string()),
+        "{error}"
+    );
+    let error = images.lower(&found).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied, "{error}");
+    // The image that it wanted to be taken for is as good as ever.
+    let own = images.lower(&evidence(&images, &good, 0).await).await;
+    let own = own.unwrap();
+    assert_eq!(node.front_end.read(&own, "base").unwrap(), [b'b'; 5000][..]);
+    drop(images);
+
+    let images = node.images();
+    refused(&images, &evil, 0).await;
+    images.lower(&found).await.unwrap_err();
+    // Under `always` it is not even used once.
+    let other = Node::new();
+    let evil = planted(&other, &registry).await;
+    let config = ImagesConfig {
+        confirm: Confirm::Always,
+        ..other.config()
+    };
+    refused(&Images::new(config).unwrap(), &evil, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_under_way_fail_once_the_layer_is_poisoned() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let evil = planted(&node, &registry).await;
+    let gated = Arc::new(Gated::default());
+    let config = ImagesConfig {
+        repositories: Arc::clone(&gated) as _,
+        ..node.config()
+    };
+    let images = Images::new(config).unwrap();
+    let found = evidence(&images, &evil, 0).await;
+    let lower = images.lower(&found).await.unwrap();
+    assert_eq!(node.front_end.read(&lower, "base").unwrap(), "evil");
+    gated.open_gate();
+    images.settled().await;
+    let error = node.front_end.read(&lower, "base").unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_without_the_registry_serves_what_is_kept() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let image = signed(&node, &registry, "app", &[base(), top()]).await;
+    let config = node.config();
+    let store = Arc::clone(&config.store);
+    let images = Images::new(config).unwrap();
+    let found = evidence(&images, &image, 1).await;
+    let lower = images.lower(&found).await.unwrap();
+    node.front_end.read(&lower, "base").unwrap();
+    images.settled().await;
+    drop(images);
+    store.flush();
+    drop(store);
+    assert_eq!(node.front_end.count(), 0);
+    drop(registry);
+
+    let images = node.images();
+    images.adopt(std::slice::from_ref(&found)).await.unwrap();
+    let lower = images.lower(&found).await.unwrap();
+    assert_eq!(node.front_end.names(&lower), ["base", "low", "top"]);
+    assert_eq!(
+        node.front_end.read(&lower, "base").unwrap(),
+        [b'b'; 5000][..]
+    );
+    // The policy decides on what is kept.
+    node.policy("reject");
+    let error = images.lower(&found).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kept_bytes_that_were_tampered_with_are_fetched_again() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let image = signed(&node, &registry, "app", &[base(), top()]).await;
+    let images = node.images();
+    let found = evidence(&images, &image, 1).await;
+    images.settled().await;
+    drop(images);
+    let mut flipped = 0;
+    for kind in ["ranges", "manifests", "blobs"] {
+        for file in files(&node.path("state/kept").join(kind)) {
+            let mut bytes = fs::read(&file).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(&file, bytes).unwrap();
+            flipped += 1;
+        }
+    }
+    assert!(flipped >= 4, "{flipped}");
+    let images = node.images();
+    images.lower(&found).await.unwrap();
+}
+
+fn files(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries
+        .map(|it| it.unwrap().path())
+        .flat_map(|it| if it.is_dir() { files(&it) } else { vec![it] })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_snapshot_names_is_taken_away() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let first = signed(&node, &registry, "app", &[base(), top()]).await;
+    let second = signed(&node, &registry, "other", &[base()]).await;
+    let images = node.images();
+    let mut all = Vec::new();
+    for image in [&first, &second] {
+        let found = evidence(&images, image, 0).await;
+        images.lower(&found).await.unwrap();
+        all.push(found);
+    }
+    images.settled().await;
+    images.retain(&all).await.unwrap();
+    assert_eq!(images.snapshot().mounts, 2);
+    images.retain(&all[1..]).await.unwrap();
+    assert_eq!(images.snapshot().mounts, 1);
+    assert_eq!(fs::read_dir(node.path("state/images")).unwrap().count(), 1);
+    registry.fail_always("/v2/", &Fault::Status(404));
+    images.lower(&all[1]).await.unwrap();
+    images.retain(&[]).await.unwrap();
+    assert_eq!(images.snapshot().mounts, 0);
+    assert!(files(&node.path("state/kept")).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_whose_key_is_missing_is_refused_until_it_is_there() {
+    if Command::new("skopeo").arg("--version").output().is_err() {
+        println!("skipped: skopeo is not installed (scripts/install-peers)");
+        return;
+    }
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let (private, public) = (node.path("layer.pem"), node.path("layer.pub"));
+    let path = |it: &std::path::Path| it.to_str().unwrap().to_owned();
+    tool("openssl", ["genrsa", "-out", &path(&private), "2048"]);
+    let input = ["rsa", "-in", &path(&private), "-pubout", "-out"];
+    tool("openssl", input.iter().copied().chain([&*path(&public)]));
+    let image = encrypted(&node, &registry, &public);
+    node.sign(&image.reference, &image.manifest.digest).await;
+
+    let mut config = node.config();
+    config
+        .keys
+        .add_decryption_key(&path(&node.path("given.pem")))
+        .unwrap();
+    let (other, _) = (node.path("other.pem"), ());
+    tool("openssl", ["genrsa", "-out", &path(&other), "2048"]);
+    fs::copy(&other, node.path("given.pem")).unwrap();
+    let images = Images::new(config).unwrap();
+    let error = refused(&images, &image, 0).await;
+    let layer = image.layers[0].descriptor.digest.to_string();
+    assert!(error.to_string().contains(&layer), "{error}");
+    fs::copy(&private, node.path("given.pem")).unwrap();
+    let found = evidence(&images, &image, 0).await;
+    assert_eq!(found.class, "encrypted+signed");
+    let lower = images.lower(&found).await.unwrap();
+    assert_eq!(
+        node.front_end.read(&lower, "base").unwrap(),
+        [b'b'; 5000][..]
+    );
+    images.settled().await;
+    assert_eq!(images.snapshot().confirmed, 1);
+    // Nothing of the plaintext is on disk.
+    drop(images);
+    for file in files(node.directory.path()) {
+        let bytes = fs::read(&file).unwrap();
+        let plain = bytes.windows(64).any(|it| it == [b'b'; 64]);
+        assert!(!plain, "{}", file.display());
+    }
+}
+
+/// The base layer, encrypted by skopeo.
+fn encrypted(node: &Node, registry: &FakeRegistry, key: &std::path::Path) -> ToyImage {
+    let layer = base();
+    let (config, manifest) = support::toy::documents(std::slice::from_ref(&layer));
+    let (plain, secret) = (tempfile::tempdir().unwrap(), node.path("secret"));
+    let blobs = plain.path().join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    for bytes in [&config[..], &manifest, &layer.blob] {
+        fs::write(blobs.join(Digest::sha256(bytes).hex()), bytes).unwrap();
+    }
+    let entry = Descriptor::of(media_type::OCI_MANIFEST, &manifest);
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [entry] });
+    fs::write(plain.path().join("index.json"), index.to_string()).unwrap();
+    let version = r#"{"imageLayoutVersion":"1.0.0"}"#;
+    fs::write(plain.path().join("oci-layout"), version).unwrap();
+    tool(
+        "skopeo",
+        [
+            "copy".to_owned(),
+            "--encryption-key".into(),
+            format!("jwe:{}", key.display()),
+            format!("oci:{}", plain.path().display()),
+            format!("oci:{}:x", secret.display()),
+        ],
+    );
+    let index = fs::read(secret.join("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    let digest = index["manifests"][0]["digest"].as_str().unwrap();
+    let read = |digest: &str| fs::read(secret.join("blobs").join(digest.replace(':', "/")));
+    let manifest = read(digest).unwrap();
+    let parsed: nacre::oci::Manifest = serde_json::from_slice(&manifest).unwrap();
+    registry.put_blob("secret", read(&parsed.config.digest.to_string()).unwrap());
+    let descriptor = parsed.layers[0].clone();
+    let blob = read(&descriptor.digest.to_string()).unwrap();
+    registry.put_blob("secret", blob.clone());
+    let kind = media_type::OCI_MANIFEST;
+    let manifest = registry.put_manifest("secret", "1", kind, manifest);
+    fs::remove_dir_all(secret).unwrap();
+    ToyImage {
+        reference: registry.reference("secret", "1"),
+        manifest,
+        layers: vec![ToyLayer {
+            blob: blob.into(),
+            descriptor,
+            diff_id: layer.diff_id,
+        }],
+    }
+}
