@@ -52,6 +52,7 @@
 pub mod bundle;
 pub mod cli;
 pub mod codec;
+pub mod config;
 pub mod engine;
 pub mod error;
 pub mod fuse;
@@ -62,6 +63,7 @@ pub mod mount;
 pub mod oci;
 pub mod ocicrypt;
 pub mod open;
+pub mod snapshotter;
 pub mod source;
 pub mod store;
 #[allow(unsafe_code)]
