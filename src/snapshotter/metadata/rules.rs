@@ -184,7 +184,7 @@ impl Write {
         let record = self.get(name)?;
         let record = record.ok_or_else(|| SnapshotError::NotFound(format!("snapshot {name}")))?;
         if self.has_children(name)? {
-            let what = format!("snapshot {name} has children");
+            let what = format!("cannot remove snapshot {name}: it has children");
             return Err(SnapshotError::FailedPrecondition(what));
         }
         if !record.parent.is_empty() {
