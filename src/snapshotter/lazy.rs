@@ -50,6 +50,10 @@ pub struct Evidence {
 }
 
 /// What becomes of a layer.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one a layer of a pull, and most are the large one"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is mounted lazily; containerd downloads nothing.
