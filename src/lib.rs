@@ -52,6 +52,7 @@
 pub mod bundle;
 pub mod cli;
 pub mod codec;
+pub mod config;
 pub mod engine;
 pub mod error;
 pub mod fuse;

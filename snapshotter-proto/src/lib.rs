@@ -5,3 +5,25 @@
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations)]
 #[path = "generated/keyprovider.rs"]
 pub mod keyprovider;
+
+/// containerd's services and types, from `github.com/containerd/containerd/api` v1.12.0.
+#[allow(clippy::all, clippy::pedantic, missing_debug_implementations)]
+pub mod containerd {
+    /// What several services share (`containerd.types`).
+    pub mod types {
+        include!("generated/containerd.types.rs");
+    }
+    /// Services, by name and version.
+    pub mod services {
+        /// The snapshots service.
+        pub mod snapshots {
+            /// `containerd.services.snapshots.v1`.
+            pub mod v1 {
+                include!("generated/containerd.services.snapshots.v1.rs");
+            }
+        }
+    }
+}
+
+/// Well-known types that the messages use.
+pub use prost_types::{FieldMask, Timestamp};

@@ -2,12 +2,14 @@
 
 mod args;
 mod cat;
+mod config;
 mod image;
 mod inspect;
 mod ls;
 mod mount;
 mod output;
 mod pull;
+mod serve;
 mod verify;
 
 use std::process::ExitCode;
@@ -47,6 +49,11 @@ enum Command {
     Cat(cat::Cat),
     /// Verify and unpack a whole image into an OCI runtime bundle.
     Pull(pull::Pull),
+    /// Serve containerd: a snapshotter that mounts images lazily.
+    Serve(serve::Serve),
+    /// Check the configuration of `nacre serve`, or print its defaults.
+    #[command(subcommand)]
+    Config(config::Config),
     /// Make images: convert, sign.
     #[command(subcommand)]
     Image(image::Image),
@@ -62,8 +69,10 @@ failed.";
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.json);
-    init_logging(cli.verbose, cli.json);
-    match run(cli.command, &output) {
+    if !matches!(cli.command, Command::Serve(_)) {
+        init_logging(cli.verbose, cli.json);
+    }
+    match run(cli.command, cli.verbose, &output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output.error(&error);
@@ -72,7 +81,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, output: &Output) -> Result<()> {
+fn run(command: Command, verbose: u8, output: &Output) -> Result<()> {
     // `umount` needs no runtime, and `mount --daemon` starts another process before it makes one.
     match command {
         Command::Mount(mount) => mount.run(output),
@@ -83,6 +92,9 @@ fn run(command: Command, output: &Output) -> Result<()> {
         Command::Cat(cat) => runtime()?.block_on(cat.run()),
         Command::Pull(pull) => runtime()?.block_on(pull.run(output)),
         Command::Image(image) => runtime()?.block_on(image.run(output)),
+        Command::Config(config) => config.run(output),
+        // Logs as its configuration says.
+        Command::Serve(serve) => serve.run(verbose, output),
     }
 }
 
@@ -100,8 +112,12 @@ fn init_logging(verbose: u8, json: bool) {
         1 => "nacre=info",
         _ => "nacre=debug",
     };
+    log_to_stderr(level, json);
+}
+
+fn log_to_stderr(default_filter: &str, json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default_filter));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

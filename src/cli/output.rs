@@ -20,6 +20,10 @@ impl Output {
         Self { json }
     }
 
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// Prints one result: `value` as a line of JSON, or `text`.
     pub(super) fn result(
         &self,

@@ -466,7 +466,7 @@ fn pax_record(key: &[u8], value: &[u8]) -> Vec<u8> {
 
 // ---- layout ----
 
-fn write_layout(directory: &Path, tars: &[Vec<u8>], blobs: &[Vec<u8>]) -> LayoutImage {
+pub(crate) fn write_layout(directory: &Path, tars: &[Vec<u8>], blobs: &[Vec<u8>]) -> LayoutImage {
     let blob_directory = directory.join("blobs/sha256");
     fs::create_dir_all(&blob_directory).unwrap();
     let put = |media_type: &str, bytes: &[u8]| {
@@ -524,7 +524,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// gzip of `members` members.
-fn gzip(bytes: &[u8], members: usize) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8], members: usize) -> Vec<u8> {
     let mut out = Vec::new();
     for part in bytes.chunks(bytes.len().div_ceil(members)) {
         let mut encoder = GzEncoder::new(&mut out, Compression::new(6));

@@ -18,13 +18,10 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     codec,
     error::{Error, Kind, Result},
-    index::{
-        Entry, EntryKind, LayerIndex, clean_path,
-        tar::{TarEntry, TarKind, TarReader},
-        verify,
-    },
+    index::{Entry, EntryKind, LayerIndex, clean_path, verify},
     oci::{Digest, Hasher, media_type::Compression},
     source::BlobSource,
+    tar::{TarEntry, TarKind, TarReader},
 };
 
 /// What a layer turned out to be.
@@ -183,7 +180,7 @@ fn difference(tar: &TarEntry, listed: &Entry) -> Option<&'static str> {
     if !is_link && tar.mode & 0o7777 != i64::from(listed.mode) {
         return Some("mode");
     }
-    if (tar.uid, tar.gid) != (u64::from(listed.uid), u64::from(listed.gid)) {
+    if (tar.uid, tar.gid) != (listed.uid, listed.gid) {
         return Some("owner");
     }
     let has = |name: &[u8], value: &[u8]| tar.xattrs.iter().any(|(n, v)| n == name && v == value);

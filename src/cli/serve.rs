@@ -1,0 +1,166 @@
+//! `nacre serve`: the snapshotter that containerd talks to.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use clap::Args;
+
+use super::{output::Output, runtime};
+use crate::{
+    config::{Config, LogConfig, LogFormat, Surroundings},
+    error::{Error, Result},
+    mount::StopSignals,
+    snapshotter::{
+        LazyImages, NoLazyImages, SnapshotsService, Snapshotter, images::Images, server::Socket,
+    },
+    sys::systemd::{self, Environment},
+};
+
+/// Options of `nacre serve`.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Configuration file [default: /etc/nacre/nacre.toml if it exists].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of everything that outlives the daemon, instead of the configured one.
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Socket to listen on, instead of the configured one.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+/// Variables that systemd sets.
+struct Systemd {
+    listen_pid: Option<OsString>,
+    listen_fds: Option<OsString>,
+    notify_socket: Option<OsString>,
+}
+
+// === impl Serve ===
+
+impl Serve {
+    /// The configuration with what the command line says instead.
+    fn config(&self) -> Result<Config> {
+        let mut config = Config::load(self.config.as_deref())?;
+        if let Some(root) = &self.root {
+            config.root = absolute(root)?;
+        }
+        if let Some(socket) = &self.socket {
+            config.socket = absolute(socket)?;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    pub(super) fn run(&self, verbose: u8, output: &Output) -> Result<()> {
+        let config = &self.config()?;
+        init_logging(&config.log, verbose, output.is_json());
+        let systemd = Systemd::read();
+        // Before anything opens descriptors.
+        let inherited = systemd::inherited_listener(systemd.environment(), std::process::id())?;
+        let runtime = runtime()?;
+        let result = runtime.block_on(async {
+            let mut stop = StopSignals::catch()?;
+            let (snapshotter, reconciled) =
+                Snapshotter::open(config.snapshotter(), images(config)?)?;
+            for name in &reconciled.damaged {
+                tracing::error!(
+                    snapshot = name,
+                    "directory is gone: remove the image and pull it"
+                );
+            }
+            // What an earlier process mounted and no snapshot names.
+            snapshotter
+                .cleanup()
+                .await
+                .map_err(|error| Error::internal("cleaning up at the start").with_source(error))?;
+            let socket = match inherited {
+                Some(listener) => Socket::inherited(listener),
+                None => Socket::bind(&config.socket)?,
+            };
+            let at = socket.path().unwrap_or(Path::new("a socket of systemd"));
+            let at = at.display().to_string();
+            tracing::info!(
+                socket = at,
+                root = %config.root.display(),
+                lazy = config.lazy,
+                orphans = reconciled.removed,
+                "serving"
+            );
+            let ready = serde_json::json!({ "socket": at, "root": config.root });
+            output.result(&ready, || format!("serving on {at}"))?;
+            tell(&systemd, "READY=1");
+            let stopped = async {
+                let signal = stop.received().await;
+                tracing::info!(signal, "stopping");
+                tell(&systemd, "STOPPING=1");
+            };
+            socket
+                .serve(SnapshotsService::new(snapshotter), stopped)
+                .await
+        });
+        // What nobody waits for any more must not hold the process.
+        runtime.shutdown_background();
+        result
+    }
+}
+
+/// What is behind lazily mounted layers.
+fn images(config: &Config) -> Result<Arc<dyn LazyImages>> {
+    if !config.lazy {
+        return Ok(Arc::new(NoLazyImages));
+    }
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let surroundings = Surroundings {
+        home: home.as_deref(),
+        variable: |name| std::env::var_os(name),
+    };
+    Ok(Arc::new(Images::new(config.images(&surroundings)?)?))
+}
+
+/// Starts logging as the configuration says; `-v` and `RUST_LOG` win.
+fn init_logging(log: &LogConfig, verbose: u8, json: bool) {
+    let level = match verbose {
+        0 => log.level.as_str(),
+        1 => "info",
+        _ => "debug",
+    };
+    super::log_to_stderr(
+        &format!("nacre={level}"),
+        json || log.format == LogFormat::Json,
+    );
+}
+
+fn tell(systemd: &Systemd, state: &str) {
+    if let Err(error) = systemd::notify(systemd.environment(), state) {
+        tracing::warn!(%error, state, "systemd does not hear");
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| Error::io(path.display().to_string(), e))
+}
+
+// === impl Systemd ===
+
+impl Systemd {
+    fn read() -> Self {
+        Self {
+            listen_pid: std::env::var_os("LISTEN_PID"),
+            listen_fds: std::env::var_os("LISTEN_FDS"),
+            notify_socket: std::env::var_os("NOTIFY_SOCKET"),
+        }
+    }
+
+    fn environment(&self) -> Environment<'_> {
+        Environment {
+            listen_pid: self.listen_pid.as_deref(),
+            listen_fds: self.listen_fds.as_deref(),
+            notify_socket: self.notify_socket.as_deref(),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! From configuration to what the rooms below are made of.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{Config, ConfirmConfig};
+use crate::{
+    engine::EngineConfig,
+    error::{Error, Result},
+    keys::{KeyConfig, Keyring},
+    mount::MountOptions,
+    oci::Platform,
+    snapshotter::{
+        Options as SnapshotterOptions,
+        images::{Confirm, Fuse, ImagesConfig, PolicySource},
+    },
+    source::{
+        Access,
+        registry::{Credentials, Options},
+    },
+    store::{Store, StoreConfig},
+    trust::{self, Policy},
+};
+
+/// How long a mount that no snapshot names is spared: a pull may be under way.
+const GRACE: Duration = Duration::from_secs(600);
+
+/// What the process was started with; read once, at the edge.
+#[derive(Clone, Debug)]
+pub struct Surroundings<'a> {
+    /// `HOME`
+    pub home: Option<&'a Path>,
+    /// Any environment variable, for the places where credentials may be.
+    pub variable: fn(&str) -> Option<std::ffi::OsString>,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// How the snapshotter is made.
+    #[must_use]
+    pub fn snapshotter(&self) -> SnapshotterOptions {
+        SnapshotterOptions {
+            async_remove: self.snapshotter.async_remove,
+            ..SnapshotterOptions::new(self.snapshots_root())
+        }
+    }
+
+    /// How registries are reached.
+    ///
+    /// # Errors
+    /// If the credential provider configuration is wrong.
+    pub fn access(&self, surroundings: &Surroundings<'_>) -> Result<Access> {
+        let registry = &self.registry;
+        let files = match registry.auth_files.is_empty() {
+            true => Credentials::default_files(surroundings.variable),
+            false => registry.auth_files.clone(),
+        };
+        if !registry.insecure_plain_http.is_empty() {
+            let hosts = &registry.insecure_plain_http;
+            tracing::warn!(?hosts, "plain HTTP (registry.insecure_plain_http)");
+        }
+        let mut credentials = Credentials::from_files(files);
+        if let Some(file) = named(&registry.credential_provider_config) {
+            let plugins = &registry.credential_provider_bin_dir;
+            credentials = credentials
+                .with_provider_plugins(file, plugins)
+                .map_err(|e| e.context("registry.credential_provider_config"))?;
+        }
+        Ok(Access::new(Options {
+            ca_files: registry.ca_files.clone(),
+            plain_http: registry.insecure_plain_http.clone(),
+            credentials,
+            deadline: Duration::from_secs(registry.deadline_seconds),
+            certs_dir: named(&registry.hosts_dir).map(Path::to_owned),
+            ..Options::default()
+        }))
+    }
+
+    /// Lazily mounted images: registries, policy, keys and store.
+    ///
+    /// # Errors
+    /// What is wrong with one of them, naming the key.
+    pub fn images(&self, surroundings: &Surroundings<'_>) -> Result<ImagesConfig> {
+        if self.store.insecure_plaintext_store {
+            tracing::warn!("chunks of encrypted images lie unsealed (insecure_plaintext_store)");
+        }
+        // Keys are read anew for every image; what is wrong with them is told at the start.
+        self.keyring()?;
+        let trust = &self.trust;
+        Ok(ImagesConfig {
+            root: self.root.clone(),
+            repositories: Arc::new(self.access(surroundings)?),
+            policy: PolicySource::File(self.policy_file(surroundings)?),
+            keys: self.key_config()?,
+            store: Arc::new(Store::open(&self.store()?)?),
+            engine: EngineConfig::RECOMMENDED,
+            platform: self.platform()?,
+            insecure_plaintext_store: self.store.insecure_plaintext_store,
+            min_lazy_bytes: self.snapshotter.min_lazy_kib.saturating_mul(1024),
+            confirm: match trust.confirm {
+                ConfirmConfig::Trusted => Confirm::Trusted,
+                ConfirmConfig::Always => Confirm::Always,
+                ConfirmConfig::Never => Confirm::Never,
+            },
+            confirm_rate: trust.confirm_kib_per_second.saturating_mul(1024),
+            confirm_after: Duration::from_secs(trust.confirm_after_seconds),
+            grace: GRACE,
+            front_end: Arc::new(Fuse {
+                options: MountOptions::new("image"),
+            }),
+        })
+    }
+
+    /// The policy's file; that it can be read and parsed has been checked.
+    ///
+    /// # Errors
+    /// If there is none, or it is malformed.
+    pub fn policy_file(&self, surroundings: &Surroundings<'_>) -> Result<PathBuf> {
+        let candidates = trust::default_policy_paths(surroundings.home);
+        let policy = Policy::find(named(&self.trust.policy), &candidates)?;
+        match policy.origin() {
+            trust::Origin::File(file) => Ok(file.clone()),
+            trust::Origin::InsecureFlag => Err(Error::internal("a policy file that is none")),
+        }
+    }
+
+    fn key_config(&self) -> Result<KeyConfig> {
+        let keys = &self.keys;
+        let mut config = KeyConfig {
+            keyprovider_config: named(&keys.keyprovider_config).map(Path::to_owned),
+            deadline: Duration::from_secs(keys.deadline_seconds),
+            ..KeyConfig::default()
+        };
+        for key in &keys.decryption_keys {
+            let added = config.add_decryption_key(key);
+            added.map_err(|e| e.context("keys.decryption_keys"))?;
+        }
+        for key in &keys.coco_keys {
+            let key = key
+                .parse()
+                .map_err(|e: Error| e.context("keys.coco_keys"))?;
+            config.coco_keys.push(key);
+        }
+        Ok(config)
+    }
+
+    /// The keys.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn keyring(&self) -> Result<Keyring> {
+        Keyring::new(&self.key_config()?)
+    }
+
+    /// The platform to take from an index.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](crate::Kind::Invalid).
+    pub fn platform(&self) -> Result<Platform> {
+        match self.registry.platform.as_str() {
+            "" => Ok(Platform::host()),
+            text => Platform::parse(text).map_err(|e| e.context("registry.platform")),
+        }
+    }
+
+    pub(super) fn store(&self) -> Result<StoreConfig> {
+        let bytes = |key: &str, mib: u64| {
+            let too_much = || Error::invalid(format!("{key} = {mib}: too much"));
+            mib.checked_mul(1 << 20).ok_or_else(too_much)
+        };
+        let store = &self.store;
+        let directory =
+            named(&store.directory).map_or_else(|| self.root.join("store"), Path::to_owned);
+        let memory = bytes("store.memory_mib", store.memory_mib)?;
+        let disk = match bytes("store.size_mib", store.size_mib)? {
+            0 => None,
+            size => Some((directory, size)),
+        };
+        Ok(StoreConfig {
+            memory_bytes: usize::try_from(memory)
+                .map_err(|e| Error::invalid("store.memory_mib: too much").with_source(e))?,
+            disk,
+        })
+    }
+}
+
+/// An empty path is none.
+fn named(path: &Path) -> Option<&Path> {
+    (!path.as_os_str().is_empty()).then_some(path)
+}

@@ -1,0 +1,347 @@
+//! `nacre.toml`, what `nacre serve` is configured with.
+//!
+//! Every key has a default and may be left out; a key that nobody knows is an error, because a
+//! misspelt one would otherwise be a silent default. The text of [`DEFAULT`] documents them all and is
+//! what `nacre config default` prints.
+
+mod build;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::build::Surroundings;
+use crate::error::{Error, Result};
+
+/// Every key with its default and what it means.
+pub const DEFAULT: &str = include_str!("nacre.toml");
+
+/// Where `nacre serve` looks unless it is told otherwise.
+pub const DEFAULT_PATH: &str = "/etc/nacre/nacre.toml";
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Directory of everything that outlives the daemon.
+    pub root: PathBuf,
+    /// Socket that containerd connects to.
+    pub socket: PathBuf,
+    /// Mount images lazily, under the policy.
+    pub lazy: bool,
+    /// `[snapshotter]`
+    pub snapshotter: SnapshotterConfig,
+    /// `[registry]`
+    pub registry: RegistryConfig,
+    /// `[trust]`
+    pub trust: TrustConfig,
+    /// `[keys]`
+    pub keys: KeysConfig,
+    /// `[store]`
+    pub store: StoreConfig,
+    /// `[log]`
+    pub log: LogConfig,
+}
+
+/// `[snapshotter]`: directories that containerd unpacks into.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnapshotterConfig {
+    /// Remove directories after containerd's garbage collection instead of during it.
+    pub async_remove: bool,
+    /// Plain layers below this size are unpacked, if no larger one lies above them.
+    pub min_lazy_kib: u64,
+}
+
+/// `[registry]`: how registries are reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistryConfig {
+    /// PEM files with certificate authorities besides the system's.
+    pub ca_files: Vec<PathBuf>,
+    /// Registries to speak plain HTTP to.
+    pub insecure_plain_http: Vec<String>,
+    /// Docker `config.json` files with credentials.
+    pub auth_files: Vec<PathBuf>,
+    /// How long one request may take with all its retries.
+    pub deadline_seconds: u64,
+    /// Platform to take from an index; empty for this machine's.
+    pub platform: String,
+    /// Directory of `hosts.toml` files; empty for none.
+    pub hosts_dir: PathBuf,
+    /// The kubelet's credential provider configuration; empty for none.
+    pub credential_provider_config: PathBuf,
+    /// Directory of its plugins.
+    pub credential_provider_bin_dir: PathBuf,
+}
+
+/// `[trust]`: what is admitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrustConfig {
+    /// The policy file; empty for the first that exists of the usual places.
+    pub policy: PathBuf,
+    /// What may rely on a layer that has not been confirmed.
+    pub confirm: ConfirmConfig,
+    /// How fast layers are read to confirm them; 0 for no limit.
+    pub confirm_kib_per_second: u64,
+    /// How long after its first use a layer is read to confirm it.
+    pub confirm_after_seconds: u64,
+}
+
+/// What may rely on a layer whose DiffID has not been checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConfirmConfig {
+    /// Signed images.
+    Trusted,
+    /// Nothing.
+    Always,
+    /// All that the policy admits.
+    Never,
+}
+
+/// `[keys]`: what opens encrypted layers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeysConfig {
+    /// Private keys or key providers, as `--decryption-key` takes them.
+    pub decryption_keys: Vec<String>,
+    /// ocicrypt's key provider configuration; empty for none.
+    pub keyprovider_config: PathBuf,
+    /// Keys for the packets of CoCo's key provider.
+    pub coco_keys: Vec<String>,
+    /// How long one key provider may take for one packet.
+    pub deadline_seconds: u64,
+}
+
+/// `[store]`: verified chunks kept on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// Directory; empty for `store` below the root.
+    pub directory: PathBuf,
+    /// Largest size on disk; 0 keeps chunks in memory only.
+    pub size_mib: u64,
+    /// Chunks kept in memory.
+    pub memory_mib: u64,
+    /// Keep chunks of encrypted images unsealed on disk.
+    pub insecure_plaintext_store: bool,
+}
+
+/// `[log]`: what is written to standard error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// How much.
+    pub level: LogLevel,
+    /// In which form.
+    pub format: LogFormat,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What fails.
+    Error,
+    /// What may need attention.
+    Warn,
+    /// What happens, one line an image or layer.
+    Info,
+    /// Every request.
+    Debug,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Parses the text of a file.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](crate::Kind::Invalid) with line, column and key.
+    pub fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text)
+            .map_err(|e| Error::invalid(e.to_string().trim_end().to_owned()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads `path`; without one the default file, which need not exist.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](crate::Kind::Invalid), [`Kind::NotFound`](crate::Kind::NotFound) or
+    /// [`Kind::Io`](crate::Kind::Io).
+    pub fn load(path: Option<&Path>) -> Result<Self> {
+        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        let what = || format!("configuration {}", file.display());
+        match std::fs::read_to_string(file) {
+            Ok(text) => Self::parse(&text).map_err(|e| {
+                e.context(what())
+                    .with_hint("`nacre config default` prints every key with its meaning")
+            }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => match path {
+                None => Ok(Self::default()),
+                Some(_) => Err(Error::not_found(what()).with_source(e)),
+            },
+            Err(e) => Err(Error::io(what(), e)),
+        }
+    }
+
+    /// Checks what types cannot say; for whoever changed a field.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`](crate::Kind::Invalid) with the key.
+    pub fn check(&self) -> Result<()> {
+        for (key, path) in [("root", &self.root), ("socket", &self.socket)] {
+            if !path.is_absolute() {
+                let found = path.display();
+                return Err(Error::invalid(format!(
+                    "{key} = {found:?}: want an absolute path"
+                )));
+            }
+        }
+        // overlayfs separates lower directories by colons and options by commas, and containerd does
+        // not escape them.
+        if self
+            .root
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .any(|b| b":,\\".contains(b))
+        {
+            let found = self.root.display();
+            return Err(Error::invalid(format!(
+                "root = {found:?}: has one of : , \\"
+            )));
+        }
+        let zero = [
+            ("registry.deadline_seconds", self.registry.deadline_seconds),
+            ("keys.deadline_seconds", self.keys.deadline_seconds),
+        ];
+        for (key, seconds) in zero {
+            if seconds == 0 {
+                return Err(Error::invalid(format!("{key} = 0: want at least 1")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where database and directories of snapshots are.
+    #[must_use]
+    pub fn snapshots_root(&self) -> PathBuf {
+        self.root.join("snapshotter")
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/nacre".into(),
+            socket: "/run/nacre/nacre.sock".into(),
+            lazy: true,
+            snapshotter: SnapshotterConfig::default(),
+            registry: RegistryConfig::default(),
+            trust: TrustConfig::default(),
+            keys: KeysConfig::default(),
+            store: StoreConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for SnapshotterConfig {
+    fn default() -> Self {
+        Self {
+            async_remove: true,
+            min_lazy_kib: 256,
+        }
+    }
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self {
+            ca_files: Vec::new(),
+            insecure_plain_http: Vec::new(),
+            auth_files: Vec::new(),
+            deadline_seconds: 60,
+            platform: String::new(),
+            hosts_dir: PathBuf::new(),
+            credential_provider_config: PathBuf::new(),
+            credential_provider_bin_dir: PathBuf::new(),
+        }
+    }
+}
+
+impl Default for TrustConfig {
+    fn default() -> Self {
+        Self {
+            policy: PathBuf::new(),
+            confirm: ConfirmConfig::Trusted,
+            confirm_kib_per_second: 8192,
+            confirm_after_seconds: 30,
+        }
+    }
+}
+
+impl Default for KeysConfig {
+    fn default() -> Self {
+        Self {
+            decryption_keys: Vec::new(),
+            keyprovider_config: PathBuf::new(),
+            coco_keys: Vec::new(),
+            deadline_seconds: 30,
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::new(),
+            size_mib: 10_240,
+            memory_mib: 128,
+            insecure_plaintext_store: false,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            level: LogLevel::Info,
+            format: LogFormat::Text,
+        }
+    }
+}
+
+// === impl LogLevel ===
+
+impl LogLevel {
+    /// As `tracing` filters write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+        }
+    }
+}
