@@ -83,6 +83,10 @@ impl FromStr for Reference {
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // A registry of that name must not read as a layout.
+            Reference::Registry(reference) if reference.host.starts_with("oci:") => {
+                write!(f, "docker://{reference}")
+            }
             Reference::Registry(reference) => reference.fmt(f),
             Reference::Layout { directory, name } => {
                 write!(f, "oci:{}", directory.display())?;
@@ -238,10 +242,20 @@ fn is_host(text: &str) -> bool {
     let looks = text.contains(['.', ':'])
         || text == "localhost"
         || text.bytes().any(|b| b.is_ascii_uppercase());
-    looks
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'-' | b'[' | b']'))
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
+        _ => (text, None),
+    };
+    let name_is_good = match name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
+        }
+    };
+    looks && name_is_good && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
 fn is_path_component(text: &str) -> bool {
@@ -277,6 +291,8 @@ mod tests {
             ("127.0.0.1:5000/x/y:z", "127.0.0.1:5000/x/y:z"),
             ("index.docker.io/library/q", "docker.io/library/q:latest"),
             ("docker://r.example/a:1", "r.example/a:1"),
+            ("docker://oci:5000/a", "docker://oci:5000/a:latest"),
+            ("[::1]:5000/a", "[::1]:5000/a:latest"),
         ] {
             assert_eq!(text.parse::<Reference>().unwrap().to_string(), printed);
         }
@@ -296,6 +312,9 @@ mod tests {
             "r.example/a:-",
             "r.example/a@sha256:0",
             "a//b",
+            "docker://oci::a/b",
+            "r.example:x/a",
+            "[r.example]/a",
         ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
