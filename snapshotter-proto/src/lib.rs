@@ -8,6 +8,7 @@ pub mod keyprovider;
 
 /// containerd's services and types, from `github.com/containerd/containerd/api` v1.12.0.
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations)]
+#[allow(rustdoc::invalid_html_tags)]
 pub mod containerd {
     /// What several services share (`containerd.types`).
     pub mod types {

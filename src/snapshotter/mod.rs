@@ -1,7 +1,7 @@
 //! containerd's snapshots: what `nacre serve` answers with.
 //!
-//! [`Snapshotter`] is the service without its wire form ([`service`]): it joins the database
-//! ([`metadata`]), the directories ([`storage`]) and lazily mounted images ([`lazy`]). Layers that are
+//! [`Snapshotter`] is the service without its wire form ([`SnapshotsService`]): it joins the database
+//! ([`metadata`]), the directories and lazily mounted images ([`lazy`]). Layers that are
 //! not lazy are unpacked by containerd into directories, as with its overlay snapshotter; on top of a
 //! lazy prefix, if there is one.
 
