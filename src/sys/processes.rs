@@ -37,17 +37,29 @@ pub struct Watched(OwnedFd);
 
 /// Finds the process that serves the FUSE file system with device number 0:`minor`. On kernels
 /// that do not tell, the one that was started with `directory` as an argument.
+///
+/// Programs of this one's name are looked at first: that nearly always finds it, without a look at
+/// strangers, which can take long (see [`PATIENCE`]).
 #[must_use]
 pub fn server_of(minor: u32, directory: &Path) -> Option<Server> {
-    let servers: Vec<Server> = pids().filter_map(server).collect();
-    let told = servers.iter().any(|it| !it.connections.is_empty());
-    { servers }.into_iter().find(|it| {
-        if told {
-            it.connections.contains(&minor)
-        } else {
-            names(it.pid, directory)
-        }
+    let directory = directory.to_owned();
+    bounded(move || {
+        let own = command(std::process::id());
+        let (alike, strangers): (Vec<u32>, Vec<u32>) = pids().partition(|&pid| command(pid) == own);
+        let serves = |pid: &u32| server(*pid).filter(|it| it.connections.contains(&minor));
+        let found = alike
+            .iter()
+            .find_map(serves)
+            .or_else(|| strangers.iter().find_map(serves));
+        found.or_else(|| {
+            let servers: Vec<Server> = { alike }.into_iter().filter_map(server).collect();
+            let told = servers.iter().any(|it| !it.connections.is_empty());
+            { servers }
+                .into_iter()
+                .find(|it| !told && names(it.pid, &directory))
+        })
     })
+    .flatten()
 }
 
 /// The connections that process `pid` serves now; `None` if it serves none.
@@ -71,11 +83,36 @@ pub fn server(pid: u32) -> Option<Server> {
     holds.then_some(Server { pid, connections })
 }
 
-/// Processes that use something below `directory`, at most one line each.
+/// Processes that use something below `directory`, at most one line each; none if it takes too long
+/// to find out.
 #[must_use]
 pub fn users_of(directory: &Path) -> Vec<User> {
-    pids().filter_map(|pid| user(pid, directory)).collect()
+    let directory = directory.to_owned();
+    bounded(move || pids().filter_map(|pid| user(pid, &directory)).collect()).unwrap_or_default()
 }
+
+/// Runs a look at `/proc` in a thread of its own and gives up on it after [`PATIENCE`].
+fn bounded<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (found, wait) = std::sync::mpsc::channel();
+    // Nobody hears an answer that comes too late.
+    let thread = std::thread::Builder::new().spawn(move || drop(found.send(look())));
+    match thread {
+        Ok(_detached) => wait.recv_timeout(PATIENCE).ok(),
+        Err(error) => {
+            tracing::debug!(%error, "no thread to look at /proc");
+            None
+        }
+    }
+}
+
+/// Name of the command of a process, as far as the kernel keeps it (15 bytes).
+fn command(pid: u32) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()
+}
+
+/// How long a look at all processes may take: the links of one that hangs in a system call (as when
+/// the server of another FUSE file system is gone) can be read only when it goes on.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 // === impl Watched ===
 
