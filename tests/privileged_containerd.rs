@@ -1,7 +1,7 @@
-//! Real containerd with nacre as a proxy plugin: an ordinary image through `nacre serve`, and the
-//! remote protocol (lazy, refused, mended) through the service with lazy images that are plain
-//! directories. Needs root, containerd, ctr, runc, docker-registry, skopeo, and ctr-remote for the second;
-//! says which is missing where it skips.
+//! Real containerd with nacre as a proxy plugin: an ordinary image through `nacre serve`, the remote
+//! protocol (lazy, refused, mended) through the service with lazy images that are plain directories, and
+//! signed and encrypted images through `nacre serve`. Needs root, containerd, ctr, runc, docker-registry,
+//! skopeo, and ctr-remote for all but the first; says which is missing where it skips.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod support;
@@ -33,7 +33,7 @@ use nacre_snapshotter_proto::containerd::services::snapshots::v1::{
 use support::{
     docker_registry::{DockerRegistry, installed},
     images::{gzip, write_layout},
-    pipeline::tool,
+    pipeline::{Format, Pipeline, tool},
 };
 
 /// What the container says when it sees the merged tree.
@@ -46,7 +46,7 @@ fn an_ordinary_image_is_unpacked_and_runs_and_leaves_nothing() {
     let Some(fixture) = Fixture::start() else {
         return;
     };
-    let mut nacre = Nacre::serve(&fixture.path("nacre"));
+    let mut nacre = Nacre::serve(&fixture.path("nacre"), "lazy = false\n");
     let containerd = Containerd::start(&fixture.path("containerd"), &nacre.socket);
     let image = fixture.image.as_str();
     let ctr = |arguments: &[&str]| containerd.ctr("ctr", arguments);
@@ -163,6 +163,91 @@ fn a_lazy_image_runs_without_its_layers_and_a_refused_one_says_why() {
         cleanup(&socket);
         assert!(served.audit().is_empty(), "{:?}", served.audit());
         assert_eq!(*images.alive.lock().unwrap(), Some(0));
+    }
+}
+
+#[test]
+fn encrypted_and_signed_images_run_lazily_and_share_one_mount() {
+    let (Some(fixture), Some(pipeline)) = (Fixture::start(), Pipeline::start()) else {
+        return;
+    };
+    if installed("ctr-remote").is_none() {
+        return;
+    }
+    let layout = format!("oci:{}:latest", fixture.path("layout").display());
+    let lazy = pipeline.convert(&layout, "lazy", Format::Estargz);
+    let config = format!(
+        "[snapshotter]\nmin_lazy_kib = 0\n[trust]\npolicy = {:?}\n[keys]\ndecryption_keys = [{:?}]\n",
+        pipeline.path("policy.json"),
+        pipeline.path("layer.pem"),
+    );
+    let nacre = Nacre::serve(&fixture.path("nacre"), &config);
+    let containerd = Containerd::start(&fixture.path("containerd"), &nacre.socket);
+    for encrypted in [false, true] {
+        let image = pipeline.image(&format!("app-{encrypted}:1"));
+        let pull = || {
+            let pull = [
+                "images",
+                "rpull",
+                "--plain-http",
+                "--snapshotter",
+                "nacre",
+                &image,
+            ];
+            containerd.ctr("ctr-remote", &pull)
+        };
+        let snapshots = || {
+            containerd
+                .ctr("ctr", &["snapshots", "--snapshotter", "nacre", "ls"])
+                .ok()
+        };
+        pipeline.push(&lazy, &image, encrypted);
+
+        // Not signed yet: refused with our words, nothing left; then mended.
+        let refused = pull().failed();
+        assert!(refused.contains("signature"), "{refused}");
+        assert_eq!(snapshots().lines().count(), 1);
+        pipeline.sign(&image, "signer");
+        pull().ok();
+        assert_eq!(snapshots().matches("Committed").count(), 3);
+
+        let names: Vec<_> = (0..20)
+            .map(|i| fixture.container(&format!("{encrypted}-{i}")))
+            .collect();
+        std::thread::scope(|scope| {
+            for name in &names {
+                let run = [
+                    "run",
+                    "--rm",
+                    "--net-host",
+                    "--snapshotter",
+                    "nacre",
+                    &image,
+                    name,
+                ];
+                let arguments = [&run[..], &["/bin/sh", "-c", SCRIPT]].concat();
+                let containerd = &containerd;
+                scope.spawn(move || assert_eq!(containerd.ctr("ctr", &arguments).ok(), SAID));
+            }
+        });
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let here = fixture.path("nacre").display().to_string();
+        let ours = mounts
+            .lines()
+            .filter(|it| it.contains(&here) && it.contains("fuse.nacre"));
+        // The first image's mount is spared for a while.
+        let images = 1 + usize::from(encrypted);
+        assert_eq!(
+            ours.count(),
+            images,
+            "one mount an image, for twenty containers"
+        );
+
+        containerd
+            .ctr("ctr", &["images", "rm", "--sync", &image])
+            .ok();
+        assert_eq!(snapshots().lines().count(), 1);
+        cleanup(&nacre.socket);
     }
 }
 
@@ -367,8 +452,10 @@ struct Nacre {
 }
 
 impl Nacre {
-    fn serve(root: &Path) -> Self {
+    /// Serves with this text as its `nacre.toml`.
+    fn serve(root: &Path, config: &str) -> Self {
         fs::create_dir_all(root).unwrap();
+        fs::write(root.join("nacre.toml"), config).unwrap();
         let socket = root.join("nacre.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         Self {
@@ -386,6 +473,8 @@ impl Nacre {
             .args(["-c", script, "sh", env!("CARGO_BIN_EXE_nacre"), "serve"])
             .arg("--root")
             .arg(root)
+            .arg("--config")
+            .arg(root.join("nacre.toml"))
             .stdin(OwnedFd::from(listener.try_clone().unwrap()))
             .stdout(Stdio::piped())
             .spawn()
