@@ -181,7 +181,7 @@ fn encrypted_and_signed_images_run_lazily_and_share_one_mount() {
         pipeline.path("policy.json"),
         pipeline.path("layer.pem"),
     );
-    let nacre = Nacre::serve(&fixture.path("nacre"), &config);
+    let mut nacre = Nacre::serve(&fixture.path("nacre"), &config);
     let containerd = Containerd::start(&fixture.path("containerd"), &nacre.socket);
     for encrypted in [false, true] {
         let image = pipeline.image(&format!("app-{encrypted}:1"));
@@ -242,6 +242,21 @@ fn encrypted_and_signed_images_run_lazily_and_share_one_mount() {
             images,
             "one mount an image, for twenty containers"
         );
+
+        // After a crash, new containers get a new mount in place of the dead one.
+        nacre.kill_and_restart();
+        let name = fixture.container(&format!("{encrypted}-again"));
+        let run = [
+            "run",
+            "--rm",
+            "--net-host",
+            "--snapshotter",
+            "nacre",
+            &image,
+            &name,
+        ];
+        let arguments = [&run[..], &["/bin/sh", "-c", SCRIPT]].concat();
+        assert_eq!(containerd.ctr("ctr", &arguments).ok(), SAID);
 
         containerd
             .ctr("ctr", &["images", "rm", "--sync", &image])

@@ -182,6 +182,15 @@ async fn a_lazy_layer_is_committed_and_nothing_is_downloaded() {
         it.remove(key).await.unwrap();
     }
     it.cleanup().await.unwrap();
+    // The sweep that the removal began may be the one that tells, and still be under way.
+    let told = async {
+        while images.alive.lock().unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), told)
+        .await
+        .unwrap();
     assert_eq!(*images.alive.lock().unwrap(), Some(vec!["c0".to_owned()]));
     assert_eq!(it.audit().await.unwrap(), Vec::<String>::new());
 }
