@@ -39,7 +39,7 @@ pub struct Watched(OwnedFd);
 /// that do not tell, the one that was started with `directory` as an argument.
 ///
 /// Programs of this one's name are looked at first: that nearly always finds it, without a look at
-/// strangers, which can take long (see [`PATIENCE`]).
+/// strangers, which can take long.
 #[must_use]
 pub fn server_of(minor: u32, directory: &Path) -> Option<Server> {
     let directory = directory.to_owned();
