@@ -84,6 +84,27 @@ fn fifty_thousand_files_equal_an_unpacked_image() {
 }
 
 #[test]
+fn a_debian_image_equals_an_unpacked_one() {
+    let Some(layout) = std::env::var_os("NACRE_DEBIAN_IMAGE") else {
+        println!(
+            "skipped: NACRE_DEBIAN_IMAGE names no layout (scripts/make-debian-image makes one)"
+        );
+        return;
+    };
+    let Some(pipeline) = Pipeline::start() else {
+        return;
+    };
+    let source = format!("oci:{}:latest", Path::new(&layout).display());
+    let unpacked = pipeline.unpack(&source, "unpacked");
+    let lazy = pipeline.convert(&source, "lazy", Format::Estargz);
+    let image = pipeline.image("debian:1");
+    pipeline.push(&lazy, &image, true);
+    pipeline.sign(&image, "signer");
+    let mounted = pipeline.mount(&image, &pipeline.options("store")).unwrap();
+    assert_same(&compare(&unpacked, mounted.path()));
+}
+
+#[test]
 fn encrypted_and_plain_cost_the_same_requests_and_bytes() {
     let Some(pipeline) = Pipeline::start() else {
         return;
