@@ -118,8 +118,8 @@ fn warm_store(criterion: &mut Criterion) {
     let big = content.len() * 2;
     for (name, memory_bytes, space) in [
         ("memory", big, Space::Plain),
-        ("disk", 0, Space::Plain),
-        ("disk-sealed", 0, sealed),
+        ("disk", 8 * CHUNK, Space::Plain),
+        ("disk-sealed", 8 * CHUNK, sealed),
     ] {
         let store = directory.path().join(name);
         let config = StoreConfig {

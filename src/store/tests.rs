@@ -105,3 +105,22 @@ fn serves_from_memory_when_the_disk_fails() {
     assert_eq!(store.snapshot().not_kept, 1);
     assert!(store.get(&Space::Plain, &digest).is_some());
 }
+
+#[test]
+fn a_chunk_from_disk_stays_in_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let (digest, content) = chunk(7, 1 << 20);
+    let store = Store::open(&on_disk(directory.path())).unwrap();
+    store.put(&Space::Plain, &digest, &content);
+    drop(store);
+    let disk = Some((directory.path().to_owned(), 8 << 20));
+    let store = Store::open(&StoreConfig {
+        memory_bytes: 8 << 20,
+        disk,
+    })
+    .unwrap();
+    for _ in 0..3 {
+        assert!(store.get(&Space::Plain, &digest).is_some());
+    }
+    assert_eq!(store.snapshot().disk_hits, 1);
+}
