@@ -88,6 +88,9 @@ impl Config {
         if self.store.insecure_plaintext_store {
             tracing::warn!("chunks of encrypted images lie unsealed (insecure_plaintext_store)");
         }
+        if self.trust.confirm == ConfirmConfig::Never {
+            tracing::warn!("layers are never confirmed by their DiffID (confirm = insecure_never)");
+        }
         // Keys are read anew for every image; what is wrong with them is told at the start.
         self.keyring()?;
         let trust = &self.trust;

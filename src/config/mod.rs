@@ -102,7 +102,8 @@ pub enum ConfirmConfig {
     Trusted,
     /// Nothing.
     Always,
-    /// All that the policy admits.
+    /// All that the policy admits; nothing is ever checked.
+    #[serde(rename = "insecure_never")]
     Never,
 }
 

@@ -26,6 +26,7 @@ fn what_is_refused_and_why() {
         ("socket = \"nacre.sock\"", "absolute"),
         ("root = \"/a:b\"", "has one of"),
         ("[log]\nlevel = \"loud\"", "loud"),
+        ("[trust]\nconfirm = \"never\"", "insecure_never"),
         ("[registry]\ndeadline_seconds = 0", "at least 1"),
         ("[registry]\ndeadline_seconds = -1", "-1"),
     ] {

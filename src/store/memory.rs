@@ -39,6 +39,11 @@ impl Memory {
         self.lock().chunks.get(id).cloned()
     }
 
+    /// Whether the chunk is here; its turn to be dropped stays what it was.
+    pub(super) fn contains(&self, id: &ChunkId) -> bool {
+        self.lock().chunks.contains(id)
+    }
+
     /// Adds a chunk and drops the least recently used ones until all fit. A chunk that alone is
     /// larger than the capacity is not kept.
     pub(super) fn put(&self, id: ChunkId, chunk: VerifiedChunk) {

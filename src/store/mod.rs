@@ -153,7 +153,7 @@ impl Store {
     #[must_use]
     pub fn contains(&self, space: &Space, digest: &[u8; 32]) -> bool {
         let id = space.id(digest);
-        self.memory.get(&id).is_some() || self.disk.as_ref().is_some_and(|d| d.disk.contains(&id))
+        self.memory.contains(&id) || self.disk.as_ref().is_some_and(|d| d.disk.contains(&id))
     }
 
     /// Keeps a chunk in memory and queues it for the disk.

@@ -38,7 +38,7 @@ pub(super) enum Provider {
     Command { path: PathBuf, args: Vec<String> },
     /// A gRPC server at `host:port`, without TLS.
     Grpc(String),
-    /// A way that is known and not implemented.
+    /// A way that other tools have; a layer that needs it is refused by its name.
     Unsupported(&'static str),
 }
 
