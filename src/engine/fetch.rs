@@ -79,17 +79,25 @@ impl Shared {
     /// flight has ended; otherwise the unit has to be fetched.
     fn serve_kept(&self, layer: &Layer, number: u16, unit: u32) -> bool {
         let mut missing = Vec::new();
-        while let Some(chunk) = self.flights.awaited(number, unit, &missing) {
-            let digest = &layer.data.table.chunks[chunk as usize].digest;
-            match self.store.get(&layer.data.space, digest) {
-                Some(kept) => {
-                    let waiters = self.flights.leave(number, unit, chunk);
-                    waiters.iter().for_each(|waiter| waiter.fill(&kept));
+        loop {
+            while let Some(chunk) = self.flights.awaited(number, unit, &missing) {
+                let digest = &layer.data.table.chunks[chunk as usize].digest;
+                match self.store.get(&layer.data.space, digest) {
+                    Some(kept) => {
+                        let waiters = self.flights.leave(number, unit, chunk);
+                        waiters.iter().for_each(|waiter| waiter.fill(&kept));
+                    }
+                    None => missing.push(chunk),
                 }
-                None => missing.push(chunk),
+            }
+            if !missing.is_empty() {
+                return false;
+            }
+            // Somebody may have joined since the last look, for a chunk that is kept as well.
+            if self.flights.end_idle(number, unit) {
+                return true;
             }
         }
-        missing.is_empty() && self.flights.end_idle(number, unit)
     }
 
     /// Fetches units that nobody waits for, except those that are kept or on their way.
@@ -150,7 +158,7 @@ impl Shared {
     /// looked for in the store after the flight has begun: before that, another could land between.
     fn begins_ahead(&self, layer: &Layer, number: u16, unit: u32) -> bool {
         self.flights.join(number, unit, None)
-            && !(self.is_kept(layer, unit) && self.flights.end_idle(number, unit))
+            && !(self.is_kept(layer, unit) && self.serve_kept(layer, number, unit))
     }
 
     /// Whether the unit's first chunk is kept. The others usually are too; if not, a read fetches

@@ -76,8 +76,17 @@ struct Fixture {
 
 const CHUNK: usize = 1000;
 
-/// One file of `chunks` chunks of 1000 bytes, each in a gzip member of its own.
+/// One file of `chunks` chunks of 1000 bytes, each in a gzip member of its own; chunks are kept in
+/// memory.
 fn fixture(chunks: u32, config: EngineConfig, gate: usize) -> Fixture {
+    let store = StoreConfig {
+        memory_bytes: 1 << 20,
+        disk: None,
+    };
+    fixture_on(&store, chunks, config, gate)
+}
+
+fn fixture_on(store: &StoreConfig, chunks: u32, config: EngineConfig, gate: usize) -> Fixture {
     let mut blob = Vec::new();
     let mut table = ChunkTable::default();
     let mut plain = Vec::new();
@@ -112,11 +121,7 @@ fn fixture(chunks: u32, config: EngineConfig, gate: usize) -> Fixture {
         flips: AtomicUsize::new(0),
         down: AtomicBool::new(false),
     });
-    let store = Store::open(&StoreConfig {
-        memory_bytes: 1 << 20,
-        disk: None,
-    })
-    .unwrap();
+    let store = Store::open(store).unwrap();
     let layer = LayerData {
         digest: source.digest().clone(),
         table: Arc::new(table),
@@ -186,6 +191,32 @@ async fn reads_any_range_and_fetches_each_chunk_once() {
         .sum();
     assert_eq!(bytes, f.source.size(), "every unit was fetched once");
     assert_eq!(f.engine.snapshot().chunks, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_on_disk_is_not_fetched_however_many_join() {
+    let directory = tempfile::tempdir().unwrap();
+    // Nothing stays in memory, so every read looks on disk.
+    let store = StoreConfig {
+        memory_bytes: 0,
+        disk: Some((directory.path().to_owned(), 1 << 20)),
+    };
+    let config = EngineConfig {
+        stream_window: (2000, 4000),
+        ..BARE
+    };
+    let f = fixture_on(&store, 4, config, 100);
+    assert_eq!(f.read(0, 4000).await.unwrap(), f.plain);
+    f.engine.store().flush();
+    let requests = f.requests();
+    for round in 0..2000_u64 {
+        // Readers of one unit, and those that read on, which fetches ahead.
+        let reads = (0..6).map(|reader| f.read((round + reader) % 4 * 1000, 600));
+        for read in futures::future::join_all(reads).await {
+            read.unwrap();
+        }
+        assert_eq!(f.requests(), requests, "round {round}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
