@@ -65,6 +65,7 @@ pub mod mount;
 pub mod oci;
 pub mod ocicrypt;
 pub mod open;
+pub mod profile;
 pub mod snapshotter;
 pub mod source;
 pub mod store;

@@ -8,6 +8,7 @@ mod inspect;
 mod ls;
 mod mount;
 mod output;
+mod profile;
 mod pull;
 mod serve;
 mod verify;
@@ -54,7 +55,7 @@ enum Command {
     /// Check the configuration of `nacre serve`, or print its defaults.
     #[command(subcommand)]
     Config(config::Config),
-    /// Make images: convert, sign.
+    /// Make images: convert, sign, profile.
     #[command(subcommand)]
     Image(image::Image),
 }

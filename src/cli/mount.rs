@@ -17,7 +17,7 @@ use super::{
     runtime,
 };
 use crate::{
-    engine::{EngineSnapshot, ReadFile},
+    engine::{EngineSnapshot, FollowConfig, ReadFile},
     error::{Error, Result},
     mount::{self, MountOptions, Mounted, StopSignals, UmountOptions, daemon},
     open::OpenImage,
@@ -49,6 +49,9 @@ pub(super) struct Mount {
     /// How far the kernel reads ahead, in KiB.
     #[arg(long, value_name = "KIB")]
     read_ahead_kib: Option<u32>,
+    /// Do not fetch ahead what the image's profile names.
+    #[arg(long)]
+    no_profile: bool,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -146,7 +149,8 @@ impl Mount {
         let stop = StopSignals::catch()?;
         let report =
             signal(SignalKind::user_defined1()).map_err(|e| Error::io("signal handler", e))?;
-        let image = self.image.open(&self.store).await?;
+        let follow = (!self.no_profile).then_some(FollowConfig::RECOMMENDED);
+        let image = self.image.open(&self.store, follow).await?;
         let options = MountOptions {
             read_ahead_kib: self.read_ahead_kib,
             ..MountOptions::new(self.image.reference.to_string())

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Config, ConfirmConfig};
 use crate::{
-    engine::EngineConfig,
+    engine::{EngineConfig, FollowConfig},
     error::{Error, Result},
     keys::{KeyConfig, Keyring},
     mount::MountOptions,
@@ -100,7 +100,7 @@ impl Config {
             policy: PolicySource::File(self.policy_file(surroundings)?),
             keys: self.key_config()?,
             store: Arc::new(Store::open(&self.store()?)?),
-            engine: EngineConfig::RECOMMENDED,
+            engine: self.engine(),
             platform: self.platform()?,
             insecure_plaintext_store: self.store.insecure_plaintext_store,
             min_lazy_bytes: self.snapshotter.min_lazy_kib.saturating_mul(1024),
@@ -116,6 +116,18 @@ impl Config {
                 options: MountOptions::new("image"),
             }),
         })
+    }
+
+    fn engine(&self) -> EngineConfig {
+        let budget = self.fetch.profile_budget_mib.saturating_mul(1 << 20);
+        let follow = FollowConfig {
+            budget,
+            ..FollowConfig::RECOMMENDED
+        };
+        EngineConfig {
+            follow: self.fetch.profiles.then_some(follow),
+            ..EngineConfig::RECOMMENDED
+        }
     }
 
     /// The policy's file; that it can be read and parsed has been checked.

@@ -42,6 +42,8 @@ pub struct Config {
     pub trust: TrustConfig,
     /// `[keys]`
     pub keys: KeysConfig,
+    /// `[fetch]`
+    pub fetch: FetchConfig,
     /// `[store]`
     pub store: StoreConfig,
     /// `[log]`
@@ -119,6 +121,16 @@ pub struct KeysConfig {
     pub coco_keys: Vec<String>,
     /// How long one key provider may take for one packet.
     pub deadline_seconds: u64,
+}
+
+/// `[fetch]`: what is fetched before it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FetchConfig {
+    /// Follow the profiles of images.
+    pub profiles: bool,
+    /// How much of one image at most.
+    pub profile_budget_mib: u64,
 }
 
 /// `[store]`: verified chunks kept on this node.
@@ -260,6 +272,7 @@ impl Default for Config {
             registry: RegistryConfig::default(),
             trust: TrustConfig::default(),
             keys: KeysConfig::default(),
+            fetch: FetchConfig::default(),
             store: StoreConfig::default(),
             log: LogConfig::default(),
         }
@@ -308,6 +321,15 @@ impl Default for KeysConfig {
             keyprovider_config: PathBuf::new(),
             coco_keys: Vec::new(),
             deadline_seconds: 30,
+        }
+    }
+}
+
+impl Default for FetchConfig {
+    fn default() -> Self {
+        Self {
+            profiles: true,
+            profile_budget_mib: 256,
         }
     }
 }

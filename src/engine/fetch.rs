@@ -7,9 +7,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 
 use super::{
     FileData, Layer, Shared,
+    arriving::Arriving,
     counters::Counters,
     operation::{Fault, Operation},
     plan::{self, Extent, Joining, Part},
@@ -17,6 +19,7 @@ use super::{
 };
 use crate::{
     codec,
+    error::{Error, Result},
     index::{Chunk, ChunkTable, Place},
     store::VerifiedChunk,
 };
@@ -51,10 +54,12 @@ impl Shared {
                 continue;
             };
             // The flight comes before the disk, so that a chunk is read from there once, too.
-            if self.flights.join(layer_number, unit, Some(waiter))
-                && !self.serve_kept(layer, layer_number, unit)
-            {
-                wanted.push(unit);
+            if self.flights.join(layer_number, unit, Some(waiter)) {
+                if !self.serve_kept(layer, layer_number, unit) {
+                    wanted.push(unit);
+                }
+            } else {
+                self.demand(queues, layer_number, unit);
             }
         }
         let demanded = wanted.len();
@@ -156,7 +161,7 @@ impl Shared {
 
     /// Begins the flight of a unit that nobody waits for; says whether it has to be fetched. It is
     /// looked for in the store after the flight has begun: before that, another could land between.
-    fn begins_ahead(&self, layer: &Layer, number: u16, unit: u32) -> bool {
+    pub(super) fn begins_ahead(&self, layer: &Layer, number: u16, unit: u32) -> bool {
         self.flights.join(number, unit, None)
             && !(self.is_kept(layer, unit) && self.serve_kept(layer, number, unit))
     }
@@ -194,49 +199,74 @@ impl Shared {
         }
     }
 
-    fn request(self: &Arc<Self>, queues: &Queues, layer_number: u16, extent: Extent, again: bool) {
+    pub(super) fn request(
+        self: &Arc<Self>,
+        queues: &Queues,
+        layer: u16,
+        extent: Extent,
+        again: bool,
+    ) {
+        let (shared, queues) = (Arc::clone(self), queues.clone());
+        self.runtime
+            .spawn(async move { shared.carry(&queues, layer, extent, again).await });
+    }
+
+    /// Reads an extent; what does not come fails whoever waits for it.
+    pub(super) async fn carry(&self, queues: &Queues, layer: u16, extent: Extent, again: bool) {
         Counters::add(&self.counters.extents, 1);
         Counters::add(
             &self.counters.extent_bytes,
             extent.bytes.end - extent.bytes.start,
         );
-        let (shared, queues) = (Arc::clone(self), queues.clone());
-        self.runtime.spawn(async move {
-            let layer = &shared.layers[usize::from(layer_number)];
-            let source = &layer.data.source;
-            let read = if again {
-                source.read_elsewhere(extent.bytes.clone()).await
-            } else {
-                source.read_at(extent.bytes.clone()).await
-            };
-            match read {
-                Ok(bytes) => {
-                    for unit in extent.units {
-                        let compressed = layer.unit_bytes(unit, &extent.bytes, &bytes);
-                        let task = Task::Decode {
-                            layer: layer_number,
-                            unit,
-                            compressed,
-                            again,
-                        };
-                        if shared.flights.is_wanted(layer_number, unit) {
-                            queues.send(task);
-                        } else {
-                            queues.send_later(task);
-                        }
-                    }
-                }
-                Err(error) => {
-                    let error = error.context(format!("layer {}", layer.data.digest));
-                    let fault = Fault::from(&error);
-                    for unit in extent.units {
-                        for waiter in shared.flights.land(layer_number, unit) {
-                            waiter.operation.fail(&fault);
-                        }
-                    }
+        let mut arriving = Arriving::new(extent);
+        let received = self.receive(queues, layer, &mut arriving, again);
+        if let Err(error) = received.await {
+            let digest = &self.layers[usize::from(layer)].data.digest;
+            let fault = Fault::from(&error.context(format!("layer {digest}")));
+            for unit in arriving.missing() {
+                for waiter in self.flights.land(layer, unit) {
+                    waiter.operation.fail(&fault);
                 }
             }
-        });
+        }
+    }
+
+    /// Reads an extent and has each unit decoded as soon as it is whole.
+    async fn receive(
+        &self,
+        queues: &Queues,
+        layer: u16,
+        arriving: &mut Arriving,
+        again: bool,
+    ) -> Result<()> {
+        let data = &self.layers[usize::from(layer)].data;
+        let range = arriving.bytes();
+        let mut pieces = if again {
+            let bytes = data.source.read_elsewhere(range).await?;
+            stream::once(async move { Ok(bytes) }).boxed()
+        } else {
+            data.source.read_pieces(range).await?
+        };
+        while let Some(piece) = pieces.next().await {
+            arriving.push(&piece?);
+            while let Some((unit, compressed)) = arriving.whole_unit(&data.table) {
+                let task = Task::Decode {
+                    layer,
+                    unit,
+                    compressed,
+                    again,
+                };
+                if self.flights.is_wanted(layer, unit) {
+                    queues.send(task);
+                } else {
+                    queues.send_later(task);
+                }
+            }
+        }
+        match arriving.missing().next() {
+            None => Ok(()),
+            Some(unit) => Err(Error::unavailable(format!("unit {unit}: answer cut off"))),
+        }
     }
 }
 
@@ -256,14 +286,6 @@ fn units_of(table: &ChunkTable, file: FileData, range: &Range<u64>) -> Vec<u32> 
 }
 
 impl Layer {
-    /// The unit's bytes out of the extent's.
-    fn unit_bytes(&self, unit: u32, extent: &Range<u64>, bytes: &Bytes) -> Bytes {
-        let unit = &self.data.table.units[unit as usize];
-        // Extents hold their units whole and were read in full, so the offsets fit a usize.
-        let start = usize::try_from(unit.offset - extent.start).unwrap_or(usize::MAX);
-        bytes.slice(start..start + unit.length as usize)
-    }
-
     /// All chunks of a unit, each checked against its digest.
     fn decode(&self, unit: u32, compressed: &[u8]) -> Vec<(u32, Result<VerifiedChunk, Fault>)> {
         let table = &self.data.table;

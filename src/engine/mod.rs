@@ -5,24 +5,32 @@
 //! unit by one flight however many readers wait for it. Decoding and verifying run on the workers, so
 //! neither the front end's threads nor the network's ever do it.
 
+mod arriving;
 mod counters;
 mod fetch;
+mod follow;
 mod operation;
 mod plan;
+mod profile;
 mod streams;
 mod workers;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{Arc, OnceLock, atomic::Ordering};
 
 use bytes::Bytes;
 use tokio::{runtime::Handle, sync::oneshot};
 
-pub use self::counters::EngineSnapshot;
+pub use self::{
+    counters::EngineSnapshot,
+    profile::{FollowConfig, Profile, Run},
+};
 use self::{
     counters::Counters,
     fetch::{Flights, Waiter},
+    follow::Pending,
     operation::{Fault, Operation},
     plan::ByUnit,
+    profile::Recorder,
     streams::Streams,
     workers::{Task, Workers},
 };
@@ -72,6 +80,8 @@ pub struct EngineConfig {
     /// First and largest window that is fetched ahead of a sequential reader, in bytes of the file;
     /// (0, 0) fetches nothing ahead.
     pub stream_window: (u64, u64),
+    /// How far an image's profile is followed; none is not even looked for.
+    pub follow: Option<FollowConfig>,
 }
 
 /// One layer as the engine reads it.
@@ -102,6 +112,10 @@ struct Shared {
     runtime: Handle,
     flights: Flights,
     streams: Streams,
+    /// What a profile has still to fetch.
+    pending: Pending,
+    /// Notes what is read, from when somebody asks for it.
+    recorder: OnceLock<Recorder>,
     counters: Arc<Counters>,
     config: EngineConfig,
 }
@@ -122,6 +136,7 @@ impl EngineConfig {
         min_extent: 128 << 10,
         max_extent: 4 << 20,
         stream_window: (1 << 20, 16 << 20),
+        follow: Some(FollowConfig::RECOMMENDED),
     };
 }
 
@@ -155,6 +170,8 @@ impl Engine {
             runtime,
             flights: Flights::default(),
             streams: Streams::new(first, max),
+            pending: Pending::default(),
+            recorder: OnceLock::new(),
             counters: Arc::default(),
             config,
         });
@@ -191,6 +208,27 @@ impl Engine {
         self.workers.send(Task::Prefetch { layer, units });
     }
 
+    /// Fetches ahead what `profile` names, in its order and in few requests. What a reader wants is
+    /// fetched before the rest.
+    pub fn follow(&self, profile: &Profile, config: FollowConfig) {
+        let extents = profile.extents(&self.shared.tables(), config);
+        if !extents.is_empty() {
+            self.workers.send(Task::Follow { extents });
+        }
+    }
+
+    /// Begins to note what is read.
+    pub fn record(&self) {
+        self.shared.recorder.get_or_init(Recorder::default);
+    }
+
+    /// What was read since [`record`](Self::record), in order; empty without that.
+    #[must_use]
+    pub fn recorded(&self) -> Profile {
+        let recorder = self.shared.recorder.get();
+        recorder.map_or_else(Profile::default, |it| it.profile(&self.shared.tables()))
+    }
+
     /// What it did so far.
     #[must_use]
     pub fn snapshot(&self) -> EngineSnapshot {
@@ -201,6 +239,13 @@ impl Engine {
     #[must_use]
     pub fn store(&self) -> &Arc<Store> {
         &self.shared.store
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // What is on its way is let go on; the rest of a profile is not.
+        self.shared.pending.clear();
     }
 }
 
@@ -226,6 +271,11 @@ impl ReadFile for Engine {
         for (slot, part) in parts.into_iter().enumerate() {
             let chunk = &table.chunks[part.chunk as usize];
             let range = part.start as usize..part.end as usize;
+            if let (Some(recorder), Place::Unit { unit, .. }) =
+                (self.shared.recorder.get(), chunk.place)
+            {
+                recorder.note(file.layer, unit);
+            }
             if chunk.place == Place::Zeros {
                 operation.fill(slot, Bytes::from(vec![0; range.len()]));
             } else if let Some(kept) = self
@@ -264,6 +314,12 @@ impl Engine {
             }
             done(result);
         })
+    }
+}
+
+impl Shared {
+    fn tables(&self) -> Vec<&ChunkTable> {
+        self.layers.iter().map(|it| &*it.data.table).collect()
     }
 }
 

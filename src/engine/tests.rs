@@ -150,6 +150,7 @@ const BARE: EngineConfig = EngineConfig {
     min_extent: 0,
     max_extent: 1 << 20,
     stream_window: (0, 0),
+    follow: None,
 };
 
 impl Fixture {
@@ -338,4 +339,65 @@ async fn stopping_answers_who_waits() {
     source.gate.add_permits(1);
     let answer = receive.await.expect("an answer, not a dropped reader");
     assert_eq!(answer.unwrap_err().kind(), Kind::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorded_start_is_fetched_in_few_requests_the_next_time() {
+    let first = fixture(40, BARE, 100);
+    first.engine.record();
+    for chunk in [30, 2, 3, 2, 31, 9] {
+        first.read(chunk * 1000, 500).await.unwrap();
+    }
+    let profile = first.engine.recorded();
+    assert_eq!(profile.runs.len(), 4, "{profile:?}");
+    assert_eq!(first.requests(), 5);
+
+    let second = fixture(40, BARE, 0);
+    let config = FollowConfig {
+        budget: 1 << 20,
+        requests: 2,
+    };
+    second.engine.follow(&profile, config);
+    // Wanted before it is there, and one that the profile does not name.
+    let named = second.read(9 * 1000, 500);
+    let other = second.read(20 * 1000, 500);
+    let ((), named, other) = tokio::join!(
+        async { second.source.gate.add_permits(100) },
+        named,
+        other
+    );
+    assert_eq!(named.unwrap(), second.plain[9000..9500]);
+    assert_eq!(other.unwrap(), second.plain[20_000..20_500]);
+    for chunk in [30, 2, 3, 31] {
+        second.read(chunk * 1000, 1000).await.unwrap();
+    }
+    let requests = second.requests();
+    assert!(requests <= 3, "the profile's two and the other: {requests}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_reader_wants_is_fetched_before_the_rest_of_a_profile() {
+    let f = fixture(200, BARE, 0);
+    let unit = |n: usize| {
+        let unit = &f.engine.shared.layers[0].data.table.units[n];
+        unit.offset..unit.offset + u64::from(unit.length)
+    };
+    let runs = (0..200).step_by(20).map(|n| Run {
+        layer: 0,
+        bytes: unit(n),
+    });
+    let profile = Profile {
+        runs: runs.collect(),
+    };
+    // Ten extents: what lies between is too much to be fetched over.
+    let extents = profile.extents(&f.engine.shared.tables(), FollowConfig::RECOMMENDED);
+    let apart = extents.len();
+    f.engine.follow(&profile, FollowConfig::RECOMMENDED);
+    let last = f.read(180 * 1000, 1000);
+    let (last, ()) = tokio::join!(last, async { f.source.gate.add_permits(1000) });
+    assert_eq!(last.unwrap(), f.plain[180_000..181_000]);
+    for n in (0..200).step_by(20) {
+        f.read(n * 1000, 1000).await.unwrap();
+    }
+    assert_eq!(f.requests(), apart, "none is fetched twice");
 }

@@ -14,13 +14,13 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
 };
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender};
 use serde::Serialize;
 
 pub use self::{
@@ -30,8 +30,9 @@ pub use self::{
 use self::{disk::Disk, memory::Memory};
 use crate::error::{Error, Result};
 
-/// Chunks waiting to be written; beyond that they are not kept.
-const QUEUE: usize = 256;
+/// Bytes waiting to be written; beyond that chunks are not kept. A burst of a fast start fits; a disk
+/// that does not keep up does not take the memory.
+const MAX_QUEUED: usize = 64 << 20;
 
 /// Where and how much a [`Store`] keeps.
 #[derive(Clone, Debug)]
@@ -54,6 +55,8 @@ pub struct Store {
 struct DiskHalf {
     disk: Arc<Disk>,
     queue: Option<Sender<Write>>,
+    /// Bytes in the queue.
+    queued: Arc<AtomicUsize>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -160,15 +163,9 @@ impl Store {
     pub fn put(&self, space: &Space, digest: &[u8; 32], chunk: &VerifiedChunk) {
         let id = space.id(digest);
         self.memory.put(id, chunk.clone());
-        let Some(queue) = self.disk.as_ref().and_then(|d| d.queue.as_ref()) else {
-            return;
-        };
-        let write = Write::Chunk {
-            id,
-            chunk: chunk.clone(),
-            space: space.clone(),
-        };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(write) {
+        if let Some(disk) = &self.disk
+            && !disk.put(id, chunk, space)
+        {
             self.counters.not_kept.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -204,17 +201,39 @@ impl Store {
 
 impl DiskHalf {
     fn start(disk: Arc<Disk>, counters: &Arc<Counters>) -> Result<Self> {
-        let (queue, writes) = crossbeam_channel::bounded(QUEUE);
+        // Bounded in bytes, by `put`.
+        let (queue, writes) = crossbeam_channel::unbounded();
+        let queued = Arc::<AtomicUsize>::default();
         let (writer_disk, counters) = (Arc::clone(&disk), Arc::clone(counters));
+        let left = Arc::clone(&queued);
         let writer = std::thread::Builder::new()
             .name("nacre-store".into())
-            .spawn(move || write_all(&writer_disk, &counters, &writes))
+            .spawn(move || write_all(&writer_disk, &counters, &writes, &left))
             .map_err(|e| Error::io("store writer thread", e))?;
         Ok(Self {
             disk,
             queue: Some(queue),
+            queued,
             writer: Some(writer),
         })
+    }
+
+    /// Queues a chunk; says whether there was room.
+    fn put(&self, id: ChunkId, chunk: &VerifiedChunk, space: &Space) -> bool {
+        let Some(queue) = &self.queue else {
+            return false;
+        };
+        let length = chunk.bytes().len();
+        if self.queued.fetch_add(length, Ordering::Relaxed) > MAX_QUEUED {
+            self.queued.fetch_sub(length, Ordering::Relaxed);
+            return false;
+        }
+        let write = Write::Chunk {
+            id,
+            chunk: chunk.clone(),
+            space: space.clone(),
+        };
+        queue.send(write).is_ok()
     }
 }
 
@@ -230,12 +249,13 @@ impl Drop for DiskHalf {
     }
 }
 
-fn write_all(disk: &Disk, counters: &Counters, writes: &Receiver<Write>) {
+fn write_all(disk: &Disk, counters: &Counters, writes: &Receiver<Write>, queued: &AtomicUsize) {
     for write in writes {
         match write {
             // The one who waits may have gone away.
             Write::Flush(done) => drop(done.send(())),
             Write::Chunk { id, chunk, space } => {
+                queued.fetch_sub(chunk.bytes().len(), Ordering::Relaxed);
                 if disk.contains(&id) {
                     continue;
                 }

@@ -18,6 +18,7 @@ use crate::{
     keys::{KeyConfig, Keyring},
     oci::{Digest, Location, Reference, RegistryReference, media_type},
     open::{self, Opener},
+    source::Remembered,
     trust::{self, Class, Grant, Policy},
 };
 
@@ -49,6 +50,7 @@ pub(super) async fn open_image(shared: &Shared, wanted: &Wanted) -> Result<Image
 async fn attempt(shared: &Shared, wanted: &Wanted, mode: Mode) -> Result<Image> {
     let reference = Reference::Registry(wanted.reference.parse::<RegistryReference>()?);
     let (repository, named) = shared.config.repositories.open(&reference).await?;
+    let repository = Arc::new(Remembered::new(repository));
     let kept = Kept::new(repository, Arc::clone(&shared.keep), mode);
     let _opening = kept.opening();
     with(shared, wanted, mode, &reference, &named, &kept).await
@@ -77,7 +79,9 @@ async fn with(
     let opened = opener.lowest_layers(&grant, &**kept, lazy).await;
     let opened = opened.map_err(name)?;
     let indexes = try_join_all(opened.iter().map(|it| open_index(kept, it, grant.class())));
-    let indexes: Vec<LayerIndex> = indexes.await.map_err(name)?;
+    let profile = opener.profile(&grant, &opened, &**kept);
+    let (indexes, profile) = tokio::join!(indexes, profile);
+    let indexes: Vec<LayerIndex> = indexes.map_err(name)?;
     for ((layer, open), index) in layers.iter_mut().zip(opened).zip(indexes) {
         layer.open = Some(OpenLayer {
             layer: open,
@@ -105,6 +109,7 @@ async fn with(
         grant,
         layers,
         lazy,
+        profile,
         repository: Arc::clone(kept),
     })
 }

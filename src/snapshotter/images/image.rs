@@ -9,6 +9,7 @@ use super::{
     kept::Kept,
 };
 use crate::{
+    engine::Profile,
     error::{Error, Result},
     index::{Binding, LayerIndex},
     oci::{Descriptor, Digest, ImageConfig, media_type},
@@ -28,6 +29,8 @@ pub(super) struct Image {
     pub(super) layers: Vec<ImageLayer>,
     /// The lowest so many are lazy.
     pub(super) lazy: usize,
+    /// What its start reads, if somebody recorded it.
+    pub(super) profile: Option<Profile>,
     pub(super) repository: Arc<Kept>,
 }
 

@@ -102,6 +102,9 @@ impl Shared {
         for (layer, bytes) in (0..).zip(prefetches).filter(|&(_, bytes)| bytes > 0) {
             engine.prefetch(layer, bytes);
         }
+        if let (Some(profile), Some(follow)) = (&image.profile, self.config.engine.follow) {
+            engine.follow(profile, follow);
+        }
         let switch = Switch::default();
         let reader = Arc::new(Switched {
             engine,

@@ -15,6 +15,7 @@ use reqwest::{
     Method, Response, StatusCode,
     header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE},
 };
+use tokio::time::Instant;
 use url::Url;
 
 use super::{
@@ -84,14 +85,25 @@ impl BlobSource for RegistryBlob {
             let deadline = self.0.registry.options.deadline;
             tokio::time::timeout(deadline, self.0.read(range.clone()))
                 .await
-                .unwrap_or_else(|_| {
-                    Err(Error::unavailable(format!(
-                        "{}: bytes {}..{} not here after {deadline:?}",
-                        self.0.what(),
-                        range.start,
-                        range.end
-                    )))
-                })
+                .unwrap_or_else(|_| Err(self.0.late(&range)))
+        })
+    }
+
+    fn read_pieces(&self, range: Range<u64>) -> BoxFuture<'_, Result<BlobStream>> {
+        Box::pin(async move {
+            check_range(self, &range)?;
+            let deadline = Instant::now() + self.0.registry.options.deadline;
+            let reader = Reader::new(Arc::clone(&self.0), range.clone());
+            let blob = Arc::clone(&self.0);
+            let pieces = stream::try_unfold(reader, move |mut reader| {
+                let (blob, range) = (Arc::clone(&blob), range.clone());
+                async move {
+                    let piece = tokio::time::timeout_at(deadline, reader.piece()).await;
+                    let piece = piece.unwrap_or_else(|_| Err(blob.late(&range)))?;
+                    Ok(piece.map(|piece| (piece, reader)))
+                }
+            });
+            Ok(pieces.boxed())
         })
     }
 
@@ -123,6 +135,17 @@ impl Inner {
             self.registry.host(),
             self.path
         )
+    }
+
+    /// The deadline has passed.
+    fn late(&self, range: &Range<u64>) -> Error {
+        Error::unavailable(format!(
+            "{}: bytes {}..{} not here after {:?}",
+            self.what(),
+            range.start,
+            range.end,
+            self.registry.options.deadline
+        ))
     }
 
     async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes> {

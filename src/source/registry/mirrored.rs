@@ -10,6 +10,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, future::BoxFuture, stream};
+use tokio::time::Instant;
 
 use super::{
     blob::{Inner, RegistryBlob},
@@ -177,6 +178,24 @@ impl BlobSource for MirroredBlob {
         })
     }
 
+    fn read_pieces(&self, range: Range<u64>) -> BoxFuture<'_, Result<BlobStream>> {
+        Box::pin(async move {
+            check_range(self, &range)?;
+            let deadline = Instant::now() + self.0.peers.deadline();
+            let reader = Failover::new(&self.0, range.clone(), Vec::new());
+            let blob = Arc::clone(&self.0);
+            let pieces = stream::try_unfold(reader, move |mut reader| {
+                let (blob, range) = (Arc::clone(&blob), range.clone());
+                async move {
+                    let piece = tokio::time::timeout_at(deadline, reader.piece()).await;
+                    let piece = piece.unwrap_or_else(|_| Err(blob.late(&range)))?;
+                    Ok(piece.map(|piece| (piece, reader)))
+                }
+            });
+            Ok(pieces.boxed())
+        })
+    }
+
     fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
         let reader = Failover::new(&self.0, 0..self.0.size, Vec::new());
         let deadline = self.0.peers.deadline();
@@ -211,14 +230,18 @@ impl Shared {
         let mut reader = Failover::new(self, range.clone(), avoid);
         tokio::time::timeout(deadline, reader.whole())
             .await
-            .unwrap_or_else(|_| {
-                Err(Error::unavailable(format!(
-                    "{}: bytes {}..{} not here after {deadline:?}",
-                    self.what(),
-                    range.start,
-                    range.end
-                )))
-            })
+            .unwrap_or_else(|_| Err(self.late(&range)))
+    }
+
+    /// The deadline has passed.
+    fn late(&self, range: &Range<u64>) -> Error {
+        Error::unavailable(format!(
+            "{}: bytes {}..{} not here after {:?}",
+            self.what(),
+            range.start,
+            range.end,
+            self.peers.deadline()
+        ))
     }
 
     /// The hosts that the bytes came from; if that has been forgotten, the one that is asked first.
