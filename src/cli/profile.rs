@@ -151,7 +151,10 @@ impl Record {
             .map_err(|e| Error::internal("recording").with_source(e))??;
         let code = status.map(|it| it.code().unwrap_or(-1));
         if code.is_some_and(|it| it != 0) {
-            tracing::warn!(?code, "the command failed; what it read is recorded all the same");
+            tracing::warn!(
+                ?code,
+                "the command failed; what it read is recorded all the same"
+            );
         }
         write(&self.output, &profile::encode(&profile)?)?;
         let recorded = Recorded {
@@ -188,7 +191,9 @@ impl Push {
         let layers = opener.layers(&grant, &*repository).await?;
         let key = profile_key(&layers);
         let manifest = grant.manifest_digest();
-        let raw = repository.manifest(&Location::Digest(manifest.clone())).await?;
+        let raw = repository
+            .manifest(&Location::Digest(manifest.clone()))
+            .await?;
         let subject = Descriptor {
             digest: manifest.clone(),
             ..raw.descriptor()

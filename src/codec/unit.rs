@@ -83,7 +83,9 @@ mod tests {
     }
 
     fn sample(length: u32) -> Vec<u8> {
-        (0..length / 4).flat_map(|i| (i / 5).to_le_bytes()).collect()
+        (0..length / 4)
+            .flat_map(|i| (i / 5).to_le_bytes())
+            .collect()
     }
 
     #[test]

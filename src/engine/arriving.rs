@@ -106,7 +106,12 @@ mod tests {
                 }
             }
             let want = |range: Range<usize>| blob[range].to_vec();
-            let all = [want(100..103), want(103..105), want(110..116), want(113..117)];
+            let all = [
+                want(100..103),
+                want(103..105),
+                want(110..116),
+                want(113..117),
+            ];
             assert_eq!(got, (0..).zip(all).collect::<Vec<_>>(), "step {step}");
             assert_eq!(arriving.missing().count(), 0);
         }

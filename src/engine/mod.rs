@@ -20,10 +20,6 @@ use std::sync::{Arc, OnceLock, atomic::Ordering};
 use bytes::Bytes;
 use tokio::{runtime::Handle, sync::oneshot};
 
-pub use self::{
-    counters::EngineSnapshot,
-    profile::{FollowConfig, Profile, Run},
-};
 use self::{
     counters::Counters,
     fetch::{Flights, Waiter},
@@ -33,6 +29,10 @@ use self::{
     profile::Recorder,
     streams::Streams,
     workers::{Task, Workers},
+};
+pub use self::{
+    counters::EngineSnapshot,
+    profile::{FollowConfig, Profile, Run},
 };
 use crate::{
     error::{Error, Kind, Result},

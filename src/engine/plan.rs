@@ -353,7 +353,17 @@ mod tests {
             "small gaps are joined even if there may be more requests"
         );
         assert_eq!(
-            gather(&tables, &[], Gathering { always: 0, never: 0, max: 0, extents: 0 }).len(),
+            gather(
+                &tables,
+                &[],
+                Gathering {
+                    always: 0,
+                    never: 0,
+                    max: 0,
+                    extents: 0
+                }
+            )
+            .len(),
             0
         );
     }

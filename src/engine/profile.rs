@@ -178,10 +178,7 @@ mod tests {
         }
         let profile = recorder.profile(&tables);
         let run = |layer, bytes| Run { layer, bytes };
-        assert_eq!(
-            profile.runs,
-            [run(0, 10..60), run(1, 0..5), run(0, 0..10)]
-        );
+        assert_eq!(profile.runs, [run(0, 10..60), run(1, 0..5), run(0, 0..10)]);
         assert_eq!(profile.bytes(), 65);
         let extents = |budget| {
             let config = FollowConfig {

@@ -361,11 +361,8 @@ async fn a_recorded_start_is_fetched_in_few_requests_the_next_time() {
     // Wanted before it is there, and one that the profile does not name.
     let named = second.read(9 * 1000, 500);
     let other = second.read(20 * 1000, 500);
-    let ((), named, other) = tokio::join!(
-        async { second.source.gate.add_permits(100) },
-        named,
-        other
-    );
+    let ((), named, other) =
+        tokio::join!(async { second.source.gate.add_permits(100) }, named, other);
     assert_eq!(named.unwrap(), second.plain[9000..9500]);
     assert_eq!(other.unwrap(), second.plain[20_000..20_500]);
     for chunk in [30, 2, 3, 31] {

@@ -79,7 +79,12 @@ fn run(workload: &Workload, root: &Path) -> Result<Option<ExitStatus>> {
         .arg("--")
         .args(&workload.command)
         .env_clear()
-        .envs(workload.environment.iter().filter_map(|it| it.split_once('=')))
+        .envs(
+            workload
+                .environment
+                .iter()
+                .filter_map(|it| it.split_once('=')),
+        )
         .stdin(Stdio::null());
     if workload.until.is_some() {
         command.stdout(Stdio::piped());
@@ -92,7 +97,9 @@ fn run(workload: &Workload, root: &Path) -> Result<Option<ExitStatus>> {
         None => false,
     };
     if reached {
-        child.kill().map_err(|e| Error::io("ending the command", e))?;
+        child
+            .kill()
+            .map_err(|e| Error::io("ending the command", e))?;
     }
     let status = child
         .wait()

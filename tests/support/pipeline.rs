@@ -226,6 +226,9 @@ impl Pipeline {
     }
 }
 
+/// What a process without optimisation may take to seal and write what is left on a busy machine.
+const UMOUNT_SECONDS: &str = "60";
+
 /// A mounted image.
 pub(crate) struct MountedImage<'p> {
     pipeline: &'p Pipeline,
@@ -245,7 +248,12 @@ impl MountedImage<'_> {
     pub(crate) fn unmount(mut self) -> serde_json::Value {
         self.mounted = false;
         self.pipeline
-            .nacre(["umount", self.directory.path().to_str().unwrap()])
+            .nacre([
+                "umount",
+                "--timeout",
+                UMOUNT_SECONDS,
+                self.directory.path().to_str().unwrap(),
+            ])
             .ok();
         serde_json::from_slice(&fs::read(&self.stats).unwrap()).unwrap()
     }

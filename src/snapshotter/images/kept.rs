@@ -253,7 +253,8 @@ impl KeptBlob {
 
     async fn read(&self, range: Range<u64>) -> Result<Bytes> {
         if self.session.is_opening()
-            && let Some(bytes) = self.kept(&range) {
+            && let Some(bytes) = self.kept(&range)
+        {
             return Ok(bytes);
         }
         let bytes = self.inner.read_at(range.clone()).await?;
