@@ -28,7 +28,7 @@ fn of_several_forms_the_one_counts_that_containerd_takes() {
         username: String::new(),
         ..all.clone()
     };
-    assert_eq!(said(no_user.clone()), "HandedLogin(Identity)");
+    assert_eq!(said(no_user), "HandedLogin(Identity)");
     let only_auth = AuthConfig {
         auth: all.auth,
         ..AuthConfig::default()
