@@ -53,6 +53,7 @@ pub mod bundle;
 pub mod cli;
 pub mod codec;
 pub mod config;
+pub mod cri;
 pub mod engine;
 pub mod error;
 pub mod fuse;

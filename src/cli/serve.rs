@@ -11,11 +11,15 @@ use clap::Args;
 use super::{output::Output, runtime};
 use crate::{
     config::{Config, LogConfig, LogFormat, Surroundings},
+    cri::ImageService,
     error::{Error, Result},
     mount::StopSignals,
     snapshotter::{
-        LazyImages, NoLazyImages, SnapshotsService, Snapshotter, images::Images, server::Socket,
+        LazyImages, NoLazyImages, SnapshotsService, Snapshotter,
+        images::Images,
+        server::{self, Socket},
     },
+    source::registry::HandedLogins,
     sys::systemd::{self, Environment},
 };
 
@@ -65,8 +69,13 @@ impl Serve {
         let runtime = runtime()?;
         let result = runtime.block_on(async {
             let mut stop = StopSignals::catch()?;
+            let handed = config.cri.enabled.then(HandedLogins::default);
             let (snapshotter, reconciled) =
-                Snapshotter::open(config.snapshotter(), images(config)?)?;
+                Snapshotter::open(config.snapshotter(), images(config, handed.as_ref())?)?;
+            let image_service = match handed {
+                Some(handed) => ImageService::new(&config.cri.containerd_socket, handed)?,
+                None => ImageService::off(),
+            };
             for name in &reconciled.damaged {
                 tracing::error!(
                     snapshot = name,
@@ -88,6 +97,7 @@ impl Serve {
                 socket = at,
                 root = %config.root.display(),
                 lazy = config.lazy,
+                cri = config.cri.enabled,
                 orphans = reconciled.removed,
                 "serving"
             );
@@ -99,8 +109,9 @@ impl Serve {
                 tracing::info!(signal, "stopping");
                 tell(&systemd, "STOPPING=1");
             };
+            let services = server::routes(SnapshotsService::new(snapshotter));
             socket
-                .serve(SnapshotsService::new(snapshotter), stopped)
+                .serve_all(services.add_service(image_service), stopped)
                 .await
         });
         // What nobody waits for any more must not hold the process.
@@ -110,7 +121,7 @@ impl Serve {
 }
 
 /// What is behind lazily mounted layers.
-fn images(config: &Config) -> Result<Arc<dyn LazyImages>> {
+fn images(config: &Config, handed: Option<&HandedLogins>) -> Result<Arc<dyn LazyImages>> {
     if !config.lazy {
         return Ok(Arc::new(NoLazyImages));
     }
@@ -119,7 +130,9 @@ fn images(config: &Config) -> Result<Arc<dyn LazyImages>> {
         home: home.as_deref(),
         variable: |name| std::env::var_os(name),
     };
-    Ok(Arc::new(Images::new(config.images(&surroundings)?)?))
+    Ok(Arc::new(Images::new(
+        config.images(&surroundings, handed)?,
+    )?))
 }
 
 /// Starts logging as the configuration says; `-v` and `RUST_LOG` win.

@@ -19,7 +19,7 @@ use crate::{
     },
     source::{
         Access,
-        registry::{Credentials, Options},
+        registry::{Credentials, HandedLogins, Options},
     },
     store::{Store, StoreConfig},
     trust::{self, Policy},
@@ -49,11 +49,16 @@ impl Config {
         }
     }
 
-    /// How registries are reached.
+    /// How registries are reached. Logins that are `handed` over are tried before those that are
+    /// configured.
     ///
     /// # Errors
     /// If the credential provider configuration is wrong.
-    pub fn access(&self, surroundings: &Surroundings<'_>) -> Result<Access> {
+    pub fn access(
+        &self,
+        surroundings: &Surroundings<'_>,
+        handed: Option<&HandedLogins>,
+    ) -> Result<Access> {
         let registry = &self.registry;
         let files = match registry.auth_files.is_empty() {
             true => Credentials::default_files(surroundings.variable),
@@ -70,6 +75,9 @@ impl Config {
                 .with_provider_plugins(file, plugins)
                 .map_err(|e| e.context("registry.credential_provider_config"))?;
         }
+        if let Some(handed) = handed {
+            credentials = credentials.with_handed(handed.clone());
+        }
         Ok(Access::new(Options {
             ca_files: registry.ca_files.clone(),
             plain_http: registry.insecure_plain_http.clone(),
@@ -84,7 +92,11 @@ impl Config {
     ///
     /// # Errors
     /// What is wrong with one of them, naming the key.
-    pub fn images(&self, surroundings: &Surroundings<'_>) -> Result<ImagesConfig> {
+    pub fn images(
+        &self,
+        surroundings: &Surroundings<'_>,
+        handed: Option<&HandedLogins>,
+    ) -> Result<ImagesConfig> {
         if self.store.insecure_plaintext_store {
             tracing::warn!("chunks of encrypted images lie unsealed (insecure_plaintext_store)");
         }
@@ -96,7 +108,7 @@ impl Config {
         let trust = &self.trust;
         Ok(ImagesConfig {
             root: self.root.clone(),
-            repositories: Arc::new(self.access(surroundings)?),
+            repositories: Arc::new(self.access(surroundings, handed)?),
             policy: PolicySource::File(self.policy_file(surroundings)?),
             keys: self.key_config()?,
             store: Arc::new(Store::open(&self.store()?)?),

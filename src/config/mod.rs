@@ -38,6 +38,8 @@ pub struct Config {
     pub snapshotter: SnapshotterConfig,
     /// `[registry]`
     pub registry: RegistryConfig,
+    /// `[cri]`
+    pub cri: CriConfig,
     /// `[trust]`
     pub trust: TrustConfig,
     /// `[keys]`
@@ -80,6 +82,16 @@ pub struct RegistryConfig {
     pub credential_provider_config: PathBuf,
     /// Directory of its plugins.
     pub credential_provider_bin_dir: PathBuf,
+}
+
+/// `[cri]`: the image service that the kubelet can be pointed at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CriConfig {
+    /// Hand the CRI's image calls on to containerd, and use their pull secrets.
+    pub enabled: bool,
+    /// containerd's socket, where its CRI is.
+    pub containerd_socket: PathBuf,
 }
 
 /// `[trust]`: what is admitted.
@@ -221,13 +233,24 @@ impl Config {
     /// # Errors
     /// [`Kind::Invalid`](crate::Kind::Invalid) with the key.
     pub fn check(&self) -> Result<()> {
-        for (key, path) in [("root", &self.root), ("socket", &self.socket)] {
+        let cri = &self.cri.containerd_socket;
+        for (key, path) in [
+            ("root", &self.root),
+            ("socket", &self.socket),
+            ("cri.containerd_socket", cri),
+        ] {
             if !path.is_absolute() {
                 let found = path.display();
                 return Err(Error::invalid(format!(
                     "{key} = {found:?}: want an absolute path"
                 )));
             }
+        }
+        if *cri == self.socket {
+            let found = cri.display();
+            return Err(Error::invalid(format!(
+                "cri.containerd_socket = {found:?}: is nacre's own socket, want containerd's"
+            )));
         }
         // overlayfs separates lower directories by colons and options by commas, and containerd does
         // not escape them.
@@ -270,6 +293,7 @@ impl Default for Config {
             lazy: true,
             snapshotter: SnapshotterConfig::default(),
             registry: RegistryConfig::default(),
+            cri: CriConfig::default(),
             trust: TrustConfig::default(),
             keys: KeysConfig::default(),
             fetch: FetchConfig::default(),
@@ -299,6 +323,15 @@ impl Default for RegistryConfig {
             hosts_dir: PathBuf::new(),
             credential_provider_config: PathBuf::new(),
             credential_provider_bin_dir: PathBuf::new(),
+        }
+    }
+}
+
+impl Default for CriConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            containerd_socket: "/run/containerd/containerd.sock".into(),
         }
     }
 }

@@ -16,5 +16,6 @@ pub mod program;
 pub mod registry;
 mod registry_http;
 pub mod samples;
+pub mod token_server;
 pub mod toy;
 pub mod tree_compare;

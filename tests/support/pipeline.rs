@@ -42,6 +42,11 @@ impl Format {
 impl Pipeline {
     /// Everything that is needed, or `None` after saying what is missing.
     pub(crate) fn start() -> Option<Self> {
+        Self::on(DockerRegistry::start)
+    }
+
+    /// The same with this registry.
+    pub(crate) fn on(registry: impl FnOnce() -> Option<DockerRegistry>) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: mounting and comparing owners needs root");
             return None;
@@ -56,9 +61,8 @@ impl Pipeline {
                 return None;
             }
         }
-        let registry = DockerRegistry::start()?;
         let pipeline = Self {
-            registry,
+            registry: registry()?,
             directory: tempfile::tempdir().unwrap(),
         };
         pipeline.make_keys();

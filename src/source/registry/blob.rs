@@ -21,6 +21,7 @@ use url::Url;
 use super::{
     auth::Actions,
     body::{Body, Reader},
+    handed::RepositoryLogins,
     header::{ContentRange, content_range},
     repository::RegistryRepository,
     retry::{Failure, RetryPolicy},
@@ -41,6 +42,7 @@ pub(super) struct Inner {
     pub(super) traffic: Arc<Traffic>,
     /// When requests are tried again.
     pub(super) retry: RetryPolicy,
+    handed: Option<Arc<RepositoryLogins>>,
     path: String,
     digest: Digest,
     size: u64,
@@ -55,6 +57,7 @@ impl RegistryBlob {
             registry: Arc::clone(&repository.registry),
             traffic: Arc::clone(&repository.traffic),
             retry: repository.retry,
+            handed: repository.handed.clone(),
             path: repository.path.clone(),
             digest: descriptor.digest.clone(),
             size: descriptor.size,
@@ -231,6 +234,7 @@ impl Inner {
                 body: None,
                 path: &self.path,
                 actions: Actions::Pull,
+                handed: self.handed.as_deref(),
                 traffic: &self.traffic,
                 what: &what,
             })

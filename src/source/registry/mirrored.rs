@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::{
     blob::{Inner, RegistryBlob},
     body::Reader,
+    handed::RepositoryLogins,
     hosts::Capabilities,
     peers::{self, Peers},
     repository::RegistryRepository,
@@ -79,11 +80,16 @@ const REFERRERS: (&str, fn(Capabilities) -> bool) = ("referrers", Capabilities::
 // === impl MirroredRepository ===
 
 impl MirroredRepository {
-    pub(super) fn new(peers: Arc<Peers>, path: &str) -> Self {
+    pub(super) fn new(
+        peers: Arc<Peers>,
+        path: &str,
+        handed: Option<&Arc<RepositoryLogins>>,
+    ) -> Self {
         let traffic = Arc::<Traffic>::default();
         let on_host = |registry: &Arc<_>| {
             let traffic = Arc::clone(&traffic);
             RegistryRepository::on_one_of_several(Arc::clone(registry), path, traffic)
+                .with_handed(handed.cloned())
         };
         let repositories = peers
             .hosts()

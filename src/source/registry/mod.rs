@@ -27,6 +27,7 @@ pub(crate) mod challenge;
 mod credentials;
 mod duration;
 mod endpoint;
+mod handed;
 pub(crate) mod header;
 mod helper;
 mod hosts;
@@ -42,6 +43,7 @@ mod writer;
 
 pub use self::{
     credentials::Credentials,
+    handed::{HandedLogin, HandedLogins, Pull},
     retry::{Environment, RetryPolicy, System},
 };
 use self::{
@@ -149,12 +151,13 @@ impl Client {
     /// up.
     pub fn repository(&self, reference: &RegistryReference) -> Result<Arc<dyn Repository>> {
         let peers = self.peers(reference.host())?;
+        let (path, handed) = (reference.path(), self.options.credentials.handed(reference));
         Ok(match peers.only() {
-            Some(registry) => Arc::new(RegistryRepository::new(
-                Arc::clone(registry),
-                reference.path(),
-            )),
-            None => Arc::new(MirroredRepository::new(peers, reference.path())),
+            Some(registry) => {
+                let repository = RegistryRepository::new(Arc::clone(registry), path);
+                Arc::new(repository.with_handed(handed))
+            }
+            None => Arc::new(MirroredRepository::new(peers, path, handed.as_ref())),
         })
     }
 

@@ -19,8 +19,9 @@ use url::Url;
 use super::{
     CREDENTIALS_HINT, Options,
     answer::{is_untrusted, network, passing, reason, stalled},
-    auth::{Actions, Authenticator},
+    auth::{Access, Actions, Authenticator},
     endpoint::Endpoint,
+    handed::RepositoryLogins,
     hosts::Scheme,
     retry::{Failure, Retry, RetryPolicy},
 };
@@ -54,6 +55,8 @@ pub(super) struct Request<'a> {
     /// Repository path, for the token's scope.
     pub(super) path: &'a str,
     pub(super) actions: Actions,
+    /// Logins that were handed over for it.
+    pub(super) handed: Option<&'a RepositoryLogins>,
     pub(super) traffic: &'a Traffic,
     /// The object, for messages.
     pub(super) what: &'a str,
@@ -131,14 +134,20 @@ impl Registry {
             Target::Url(url) => url.clone(),
         };
         let scope = self.endpoint.scope(request.path);
-        let mut renewed = false;
+        let access = Access {
+            path: &scope,
+            actions: request.actions,
+            handed: request.handed,
+            traffic: request.traffic,
+        };
+        // Without an authorization, and with one that was not new, there is one more try. Each
+        // login that was handed over has its own.
+        let (mut asked, mut renewed, mut declined) = (false, false, Vec::new());
         let mut redirects = 0;
         loop {
             let own = self.is_own(&url);
             let authorization = if own {
-                self.auth
-                    .header(&self.http, request.traffic, &scope, request.actions)
-                    .await?
+                self.auth.header(&self.http, access, &declined).await?
             } else {
                 None
             };
@@ -147,24 +156,38 @@ impl Registry {
                 headers.extend(self.endpoint.headers.clone());
             }
             if let Some(authorization) = &authorization {
-                headers.insert(AUTHORIZATION, authorization.clone());
+                headers.insert(AUTHORIZATION, authorization.header.clone());
             }
             let mut response = self.once(request, &mut url, headers).await?;
             let status = response.status();
-            if status == StatusCode::UNAUTHORIZED && own && !renewed {
-                renewed = true;
-                if self
-                    .auth
-                    .refused(
-                        response.headers(),
-                        &scope,
-                        request.actions,
-                        authorization.as_ref(),
-                    )
-                    .await
-                {
+            let by = authorization.as_ref().and_then(|it| it.by.clone());
+            let again = match (&authorization, status) {
+                _ if !own => false,
+                (Some(_), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) if by.is_some() => true,
+                (Some(it), StatusCode::UNAUTHORIZED) => {
+                    !it.fresh && !std::mem::replace(&mut renewed, true)
+                }
+                (None, StatusCode::UNAUTHORIZED) => !std::mem::replace(&mut asked, true),
+                _ => false,
+            };
+            if again {
+                let (headers, used) = (response.headers(), authorization.as_ref());
+                if self.auth.refused(headers, access, used).await {
+                    if let Some(login) = by.filter(|_| used.is_some_and(|it| it.fresh)) {
+                        declined.push(login);
+                    }
                     self.discard(&mut response, request.traffic).await;
                     continue;
+                }
+            }
+            if own && is_accepted(status) {
+                if let Some(login) = by {
+                    login.accepted();
+                }
+                // Somebody else may do this, so it was about the login and not about the object.
+                for login in declined.drain(..) {
+                    let why = format!("registry {}: not accepted", self.host());
+                    access.refused(&login, &why);
                 }
             }
             if let Some(failure) = passing(
@@ -394,6 +417,11 @@ fn redirect_target(from: &Url, location: &str) -> Option<Url> {
         (_, "https") | ("http", "http")
     )
     .then_some(next)
+}
+
+/// Whether an answer says that the authorization was good.
+fn is_accepted(status: StatusCode) -> bool {
+    status.is_success() || is_redirect(status) || status == StatusCode::NOT_FOUND
 }
 
 fn is_redirect(status: StatusCode) -> bool {
