@@ -40,8 +40,9 @@
 //!
 //! The modules follow a byte on its way down ([`cli`], [`mount`], [`fuse`], [`open`], [`tree`],
 //! [`engine`], [`store`], [`index`], [`tar`], [`codec`], [`ocicrypt`], [`keys`], [`trust`], [`source`],
-//! [`oci`]); [`image`] is the producing side and [`bundle`] the eager one. A dependency points down
-//! that list. `docs/architecture.md` tells the way of a read and the chain of trust.
+//! [`oci`]); [`image`] is the producing side and [`bundle`] the eager one, [`telemetry`] tells what a
+//! daemon does. A dependency points down that list. `docs/architecture.md` tells the way of a read and
+//! the chain of trust.
 //!
 //! # Why not another tool
 //!
@@ -62,6 +63,7 @@ pub mod fuzzing;
 pub mod image;
 pub mod index;
 pub mod keys;
+pub mod measure;
 pub mod mount;
 pub mod oci;
 pub mod ocicrypt;
@@ -73,6 +75,7 @@ pub mod store;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod tar;
+pub mod telemetry;
 pub mod tree;
 pub mod trust;
 

@@ -242,6 +242,19 @@ fn encrypted_and_signed_images_run_lazily_and_share_one_mount() {
             images,
             "one mount an image, for twenty containers"
         );
+        let socket = nacre.socket.display().to_string();
+        let status = pipeline.nacre(["--json", "status", "--socket", &socket]);
+        let status = status.json();
+        let mounts = status["lazy"]["mounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|it| it["reference"] == image.as_str());
+        let (mount, keys) = (mount.unwrap(), &status["lazy"]["keys"]);
+        assert_eq!(mount["snapshots"], 1, "{mount}");
+        assert!(mount["fetched_bytes"].as_u64().unwrap() > 0, "{mount}");
+        assert_eq!(keys["failed"], 0, "{keys}");
+        assert_eq!(keys["unwrapped"].as_u64().unwrap() > 0, encrypted, "{keys}");
+        if encrypted {
+            assert_eq!(keys["last"]["packet"], "jwe", "{keys}");
+        }
 
         // After a crash, new containers get a new mount in place of the dead one.
         nacre.kill_and_restart();

@@ -4,11 +4,15 @@ use std::{
     ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use clap::Args;
 
-use super::{output::Output, runtime};
+use tokio::sync::oneshot;
+use tonic::service::Routes;
+
+use super::{logging, output::Output, runtime};
 use crate::{
     config::{Config, LogConfig, LogFormat, Surroundings},
     cri::ImageService,
@@ -21,6 +25,7 @@ use crate::{
     },
     source::registry::HandedLogins,
     sys::systemd::{self, Environment},
+    telemetry::{Listener, Sources, Telemetry},
 };
 
 /// Options of `nacre serve`.
@@ -61,6 +66,7 @@ impl Serve {
     }
 
     pub(super) fn run(&self, verbose: u8, output: &Output) -> Result<()> {
+        let started = SystemTime::now();
         let config = &self.config()?;
         init_logging(&config.log, verbose, output.is_json());
         let systemd = Systemd::read();
@@ -70,14 +76,19 @@ impl Serve {
         let result = runtime.block_on(async {
             let mut stop = StopSignals::catch()?;
             let handed = config.cri.enabled.then(HandedLogins::default);
-            let (snapshotter, reconciled) =
-                Snapshotter::open(config.snapshotter(), images(config, handed.as_ref())?)?;
+            let images = images(config, handed.as_ref())?;
+            let lazy: Arc<dyn LazyImages> = match &images {
+                Some(images) => Arc::clone(images) as _,
+                None => Arc::new(NoLazyImages),
+            };
+            let (snapshotter, reconciled) = Snapshotter::open(config.snapshotter(), lazy)?;
             let image_service = match handed {
                 Some(handed) => ImageService::new(&config.cri.containerd_socket, handed)?,
                 None => ImageService::off(),
             };
             for name in &reconciled.damaged {
                 tracing::error!(
+                    event = "snapshot_damaged",
                     snapshot = name,
                     "directory is gone: remove the image and pull it"
                 );
@@ -93,26 +104,57 @@ impl Serve {
             };
             let at = socket.path().unwrap_or(Path::new("a socket of systemd"));
             let at = at.display().to_string();
+            let listener = match config.metrics.address()? {
+                Some(address) => Some(Listener::bind(address).await?),
+                None => None,
+            };
+            let metrics = listener.as_ref().map(Listener::address);
+            let telemetry = Telemetry::new(Sources {
+                started,
+                root: config.root.clone(),
+                socket: socket.address(),
+                address: metrics,
+                snapshotter: snapshotter.clone(),
+                images,
+            });
             tracing::info!(
+                event = "serving",
+                version = env!("CARGO_PKG_VERSION"),
                 socket = at,
+                metrics = metrics.map(tracing::field::display),
                 root = %config.root.display(),
                 lazy = config.lazy,
                 cri = config.cri.enabled,
                 orphans = reconciled.removed,
                 "serving"
             );
-            let ready = serde_json::json!({ "socket": at, "root": config.root });
+            let ready =
+                serde_json::json!({ "socket": at, "root": config.root, "metrics": metrics });
             output.result(&ready, || format!("serving on {at}"))?;
             tell(&systemd, "READY=1");
             let stopped = async {
                 let signal = stop.received().await;
-                tracing::info!(signal, "stopping");
+                tracing::info!(event = "stopping", signal, "stopping");
                 tell(&systemd, "STOPPING=1");
             };
             let services = server::routes(SnapshotsService::new(snapshotter));
-            socket
-                .serve_all(services.add_service(image_service), stopped)
-                .await
+            let services = services.add_service(image_service);
+            let services = Routes::from(services.into_axum_router().merge(telemetry.pages()));
+            let (ended, end) = oneshot::channel::<()>();
+            let served = async {
+                let served = socket.serve_all(services, stopped).await;
+                drop(ended);
+                served
+            };
+            let metrics = async {
+                if let Some(listener) = listener {
+                    // Dropped is as good as sent.
+                    listener
+                        .serve(telemetry.public_pages(), async { _ = end.await })
+                        .await;
+                }
+            };
+            futures::future::join(served, metrics).await.0
         });
         // What nobody waits for any more must not hold the process.
         runtime.shutdown_background();
@@ -121,18 +163,17 @@ impl Serve {
 }
 
 /// What is behind lazily mounted layers.
-fn images(config: &Config, handed: Option<&HandedLogins>) -> Result<Arc<dyn LazyImages>> {
+fn images(config: &Config, handed: Option<&HandedLogins>) -> Result<Option<Arc<Images>>> {
     if !config.lazy {
-        return Ok(Arc::new(NoLazyImages));
+        return Ok(None);
     }
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let surroundings = Surroundings {
         home: home.as_deref(),
         variable: |name| std::env::var_os(name),
     };
-    Ok(Arc::new(Images::new(
-        config.images(&surroundings, handed)?,
-    )?))
+    let images = Images::new(config.images(&surroundings, handed)?)?;
+    Ok(Some(Arc::new(images)))
 }
 
 /// Starts logging as the configuration says; `-v` and `RUST_LOG` win.
@@ -142,7 +183,7 @@ fn init_logging(log: &LogConfig, verbose: u8, json: bool) {
         1 => "info",
         _ => "debug",
     };
-    super::log_to_stderr(
+    logging::init(
         &format!("nacre={level}"),
         json || log.format == LogFormat::Json,
     );

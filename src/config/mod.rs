@@ -5,6 +5,7 @@
 //! what `nacre config default` prints.
 
 mod build;
+mod metrics;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +16,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use self::build::Surroundings;
+pub use self::{build::Surroundings, metrics::MetricsConfig};
 use crate::error::{Error, Result};
 
 /// Every key with its default and what it means.
@@ -48,6 +49,8 @@ pub struct Config {
     pub fetch: FetchConfig,
     /// `[store]`
     pub store: StoreConfig,
+    /// `[metrics]`
+    pub metrics: MetricsConfig,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -275,7 +278,7 @@ impl Config {
                 return Err(Error::invalid(format!("{key} = 0: want at least 1")));
             }
         }
-        Ok(())
+        self.metrics.address().map(drop)
     }
 
     /// Where database and directories of snapshots are.
@@ -298,6 +301,7 @@ impl Default for Config {
             keys: KeysConfig::default(),
             fetch: FetchConfig::default(),
             store: StoreConfig::default(),
+            metrics: MetricsConfig::default(),
             log: LogConfig::default(),
         }
     }

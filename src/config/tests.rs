@@ -34,6 +34,9 @@ fn what_is_refused_and_why() {
         ("[log]\nlevel = \"loud\"", "loud"),
         ("[trust]\nconfirm = \"never\"", "insecure_never"),
         ("[registry]\ndeadline_seconds = 0", "at least 1"),
+        ("[metrics]\naddress = \"0.0.0.0:1\"", "not on loopback"),
+        ("[metrics]\naddress = \":8234\"", "metrics.address"),
+        ("[metrics]\nenabled = true", "enabled"),
         ("[registry]\ndeadline_seconds = -1", "-1"),
     ] {
         let error = Config::parse(text).unwrap_err();

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use super::{
-    FileData, Layer, Shared,
+    FileData, Layer, ServedFrom, Shared,
     arriving::Arriving,
     counters::Counters,
     operation::{Fault, Operation},
@@ -29,6 +29,17 @@ pub(super) struct Waiter {
     pub(super) operation: Arc<Operation>,
     pub(super) slot: usize,
     pub(super) part: Part,
+}
+
+/// Why units are fetched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// A reader waits for one of them.
+    Read,
+    /// A reader will probably want them.
+    Ahead,
+    /// What came was not what was signed.
+    Again,
 }
 
 /// Units on their way, with who waits for them. A unit is fetched once, however many readers want
@@ -70,7 +81,7 @@ impl Shared {
                 }
             }
         }
-        self.fetch(queues, layer_number, wanted);
+        self.fetch(queues, layer_number, wanted, Why::Read);
         if let Some((file, range)) = ahead {
             self.fetch_ahead(
                 queues,
@@ -90,7 +101,9 @@ impl Shared {
                 match self.store.get(&layer.data.space, digest) {
                     Some(kept) => {
                         let waiters = self.flights.leave(number, unit, chunk);
-                        waiters.iter().for_each(|waiter| waiter.fill(&kept));
+                        waiters
+                            .iter()
+                            .for_each(|waiter| waiter.fill(&kept, ServedFrom::Disk));
                     }
                     None => missing.push(chunk),
                 }
@@ -109,7 +122,7 @@ impl Shared {
     pub(super) fn fetch_ahead(self: &Arc<Self>, queues: &Queues, layer: u16, mut units: Vec<u32>) {
         let data = &self.layers[usize::from(layer)];
         units.retain(|&unit| self.begins_ahead(data, layer, unit));
-        self.fetch(queues, layer, units);
+        self.fetch(queues, layer, units, Why::Ahead);
     }
 
     /// Decodes a unit, checks and keeps all its chunks, and answers who waits for them. What fails
@@ -131,7 +144,12 @@ impl Shared {
                 .any(|(chunk, result)| result.is_err() && waiting(*chunk))
         {
             Counters::add(&self.counters.mismatches, 1);
-            tracing::warn!(layer = %layer.data.digest, unit, "fetched bytes are not what was signed; fetching again");
+            tracing::warn!(
+                event = "chunk_mismatch",
+                layer = %layer.data.digest,
+                unit,
+                "fetched bytes are not what was signed; fetching again"
+            );
             self.fetch_one(queues, layer_number, unit);
             return;
         }
@@ -150,7 +168,7 @@ impl Shared {
                 .iter()
                 .find(|(chunk, _)| *chunk == waiter.part.chunk)
             {
-                Some((_, Ok(verified))) => waiter.fill(verified),
+                Some((_, Ok(verified))) => waiter.fill(verified, ServedFrom::Source),
                 Some((_, Err(fault))) => waiter.operation.fail(fault),
                 None => waiter
                     .operation
@@ -178,7 +196,7 @@ impl Shared {
     }
 
     /// Sends one request for each extent.
-    fn fetch(self: &Arc<Self>, queues: &Queues, layer: u16, mut units: Vec<u32>) {
+    fn fetch(self: &Arc<Self>, queues: &Queues, layer: u16, mut units: Vec<u32>, why: Why) {
         units.sort_unstable();
         let joining = Joining {
             gap: self.config.join_gap,
@@ -186,7 +204,7 @@ impl Shared {
         };
         let table = &self.layers[usize::from(layer)].data.table;
         for extent in plan::extents(table, &units, joining) {
-            self.request(queues, layer, extent, false);
+            self.request(queues, layer, extent, why);
         }
     }
 
@@ -195,31 +213,26 @@ impl Shared {
         let table = &self.layers[usize::from(layer)].data.table;
         let joining = Joining { gap: 0, max: 0 };
         for extent in plan::extents(table, &[unit], joining) {
-            self.request(queues, layer, extent, true);
+            self.request(queues, layer, extent, Why::Again);
         }
     }
 
-    pub(super) fn request(
-        self: &Arc<Self>,
-        queues: &Queues,
-        layer: u16,
-        extent: Extent,
-        again: bool,
-    ) {
+    pub(super) fn request(self: &Arc<Self>, queues: &Queues, layer: u16, extent: Extent, why: Why) {
         let (shared, queues) = (Arc::clone(self), queues.clone());
         self.runtime
-            .spawn(async move { shared.carry(&queues, layer, extent, again).await });
+            .spawn(async move { shared.carry(&queues, layer, extent, why).await });
     }
 
     /// Reads an extent; what does not come fails whoever waits for it.
-    pub(super) async fn carry(&self, queues: &Queues, layer: u16, extent: Extent, again: bool) {
+    pub(super) async fn carry(&self, queues: &Queues, layer: u16, extent: Extent, why: Why) {
+        let length = extent.bytes.end - extent.bytes.start;
         Counters::add(&self.counters.extents, 1);
-        Counters::add(
-            &self.counters.extent_bytes,
-            extent.bytes.end - extent.bytes.start,
-        );
+        Counters::add(&self.counters.extent_bytes, length);
+        if why == Why::Ahead {
+            Counters::add(&self.counters.ahead_bytes, length);
+        }
         let mut arriving = Arriving::new(extent);
-        let received = self.receive(queues, layer, &mut arriving, again);
+        let received = self.receive(queues, layer, &mut arriving, why == Why::Again);
         if let Err(error) = received.await {
             let digest = &self.layers[usize::from(layer)].data.digest;
             let fault = Fault::from(&error.context(format!("layer {digest}")));
@@ -332,9 +345,10 @@ impl Layer {
 // === impl Waiter ===
 
 impl Waiter {
-    fn fill(&self, chunk: &VerifiedChunk) {
+    fn fill(&self, chunk: &VerifiedChunk, from: ServedFrom) {
         let range = self.part.start as usize..self.part.end as usize;
-        self.operation.fill(self.slot, chunk.bytes().slice(range));
+        let bytes = chunk.bytes().slice(range);
+        self.operation.fill(self.slot, bytes, from);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::{Shared, plan::Extent, workers::Queues};
+use super::{Shared, fetch::Why, plan::Extent, workers::Queues};
 
 /// Extents of a profile that have not been asked for yet, the next one first. Their units are on
 /// their way for all who look: whoever wants one has its extent fetched now.
@@ -35,7 +35,7 @@ impl Shared {
             let (shared, queues) = (Arc::clone(self), queues.clone());
             self.runtime.spawn(async move {
                 while let Some((layer, extent)) = shared.pending.next() {
-                    shared.carry(&queues, layer, extent, false).await;
+                    shared.carry(&queues, layer, extent, Why::Ahead).await;
                 }
             });
         }
@@ -45,7 +45,7 @@ impl Shared {
     /// fetched now.
     pub(super) fn demand(self: &Arc<Self>, queues: &Queues, layer: u16, unit: u32) {
         if let Some(extent) = self.pending.take(layer, unit) {
-            self.request(queues, layer, extent, false);
+            self.request(queues, layer, extent, Why::Read);
         }
     }
 

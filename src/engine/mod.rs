@@ -15,7 +15,10 @@ mod profile;
 mod streams;
 mod workers;
 
-use std::sync::{Arc, OnceLock, atomic::Ordering};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use tokio::{runtime::Handle, sync::oneshot};
@@ -24,14 +27,14 @@ use self::{
     counters::Counters,
     fetch::{Flights, Waiter},
     follow::Pending,
-    operation::{Fault, Operation},
+    operation::{Answer, Fault, Operation},
     plan::ByUnit,
     profile::Recorder,
     streams::Streams,
     workers::{Task, Workers},
 };
 pub use self::{
-    counters::EngineSnapshot,
+    counters::{EngineCounts, EngineSnapshot, Meter, ServedFrom},
     profile::{FollowConfig, Profile, Run},
 };
 use crate::{
@@ -235,6 +238,20 @@ impl Engine {
         self.shared.counters.snapshot()
     }
 
+    /// Reads its counts from elsewhere, and after its end.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        Meter::new(&self.shared.counters)
+    }
+
+    /// Answers a read with an error without looking for its bytes; it counts as a failed read.
+    pub fn refuse(&self, error: Error, done: ReadDone) {
+        let counters = &self.shared.counters;
+        Counters::add(&counters.reads, 1);
+        counters.failed(&error);
+        done(Err(error));
+    }
+
     /// The store it keeps chunks in.
     #[must_use]
     pub fn store(&self) -> &Arc<Store> {
@@ -254,10 +271,12 @@ impl ReadFile for Engine {
         let counters = &self.shared.counters;
         Counters::add(&counters.reads, 1);
         let Some(layer) = self.shared.layers.get(usize::from(file.layer)) else {
-            done(Err(Error::internal(format!(
+            let error = Error::internal(format!(
                 "file in layer {} of an image without it",
                 file.layer
-            ))));
+            ));
+            counters.failed(&error);
+            done(Err(error));
             return;
         };
         let table = &layer.data.table;
@@ -277,13 +296,14 @@ impl ReadFile for Engine {
                 recorder.note(file.layer, unit);
             }
             if chunk.place == Place::Zeros {
-                operation.fill(slot, Bytes::from(vec![0; range.len()]));
+                let zeros = Bytes::from(vec![0; range.len()]);
+                operation.fill(slot, zeros, ServedFrom::Memory);
             } else if let Some(kept) = self
                 .shared
                 .store
                 .get_memory(&layer.data.space, &chunk.digest)
             {
-                operation.fill(slot, kept.bytes().slice(range));
+                operation.fill(slot, kept.bytes().slice(range), ServedFrom::Memory);
             } else {
                 missing.push(Waiter {
                     operation: Arc::clone(&operation),
@@ -304,13 +324,15 @@ impl ReadFile for Engine {
 }
 
 impl Engine {
-    /// Counts the answer if it is an error.
-    fn counting(&self, done: ReadDone) -> ReadDone {
+    /// Counts the answer before it is given.
+    fn counting(&self, done: ReadDone) -> Answer {
         // Not `shared`: flights hold operations, and those must not hold the flights.
         let counters = Arc::clone(&self.shared.counters);
-        Box::new(move |result| {
-            if result.is_err() {
-                counters.failed_reads.fetch_add(1, Ordering::Relaxed);
+        let begin = Instant::now();
+        Box::new(move |result, from| {
+            match &result {
+                Ok(bytes) => counters.answered(from, bytes.len(), begin.elapsed()),
+                Err(error) => counters.failed(error),
             }
             done(result);
         })

@@ -8,7 +8,7 @@ use std::{
     ops::Range,
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicUsize},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -323,6 +323,67 @@ async fn a_sequential_reader_is_fetched_ahead_of() {
         .map(|r| r.end - r.start)
         .sum();
     assert_eq!(bytes, f.source.size(), "no unit twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_are_counted_by_where_they_came_from_and_how_they_failed() {
+    let directory = tempfile::tempdir().unwrap();
+    // Room for two chunks in memory.
+    let store = StoreConfig {
+        memory_bytes: 2500,
+        disk: Some((directory.path().to_owned(), 1 << 20)),
+    };
+    let f = fixture_on(&store, 4, BARE, 100);
+    let meter = f.engine.meter();
+    let counts = || {
+        let counts = meter.counts();
+        let took = counts.took.map(|it| it.count());
+        (took, counts.numbers.read_bytes, counts.numbers.reads)
+    };
+    f.read(0, 700).await.unwrap();
+    assert_eq!(counts(), ([0, 0, 1], 700, 1));
+    f.read(100, 700).await.unwrap();
+    assert_eq!(counts(), ([1, 0, 1], 1400, 2));
+    f.read(1000, 3000).await.unwrap();
+    f.engine.store().flush();
+    // Fell out of memory; and half of this read is in memory, the other is not.
+    f.read(0, 10).await.unwrap();
+    f.read(3990, 10).await.unwrap();
+    f.read(900, 200).await.unwrap();
+    let (took, bytes, _) = counts();
+    assert_eq!((took, bytes), ([2, 2, 2], 4620));
+    let numbers = meter.snapshot();
+    assert_eq!((numbers.chunks, numbers.ahead_bytes), (4, 0));
+    assert_eq!(f.engine.store().snapshot().misses, 4);
+
+    let (send, receive) = oneshot::channel();
+    let poisoned = Error::corrupt("poisoned");
+    f.engine
+        .refuse(poisoned, Box::new(move |r| drop(send.send(r))));
+    receive.await.unwrap().unwrap_err();
+    let counts = meter.counts();
+    assert_eq!(counts.failed.of(Kind::Corrupt), 1);
+    assert_eq!((counts.numbers.reads, counts.numbers.failed_reads), (7, 1));
+
+    // The counts outlive the engine.
+    assert!(!meter.is_last());
+    drop(f);
+    assert!(meter.is_last());
+    assert_eq!(meter.counts(), counts);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_fetched_ahead_is_counted() {
+    let f = fixture(4, BARE, 100);
+    f.read(0, 10).await.unwrap();
+    assert_eq!(f.engine.snapshot().ahead_bytes, 0);
+    f.engine.prefetch(0, f.source.size());
+    let ahead = |f: &Fixture| f.engine.snapshot().ahead_bytes;
+    while ahead(&f) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let first = u64::from(f.engine.shared.layers[0].data.table.units[0].length);
+    assert_eq!(ahead(&f), f.source.size() - first);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

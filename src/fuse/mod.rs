@@ -348,13 +348,15 @@ impl Shared {
         };
         let path = self.tree.path(ino);
         tracing::error!(
+            event = "read_failed",
             image = self.name,
             file = %path.escape_ascii(),
             offset,
             length,
             kind = ErrorKind::as_str(error.kind()),
             suppressed,
-            "read answered with EIO: {error}"
+            %error,
+            "read answered with EIO"
         );
     }
 }

@@ -76,6 +76,13 @@ impl Socket {
         self.made.as_ref().map(|made| made.path.as_path())
     }
 
+    /// The address that it listens on.
+    #[must_use]
+    pub fn address(&self) -> Option<PathBuf> {
+        let address = self.listener.local_addr().ok()?;
+        address.as_pathname().map(Path::to_owned)
+    }
+
     /// Serves until `stop` is done, then lets requests under way finish.
     ///
     /// # Errors
@@ -88,7 +95,8 @@ impl Socket {
         self.serve_all(routes(service), stop).await
     }
 
-    /// As [`serve`](Self::serve), with the services that were added to [`routes`].
+    /// As [`serve`](Self::serve), with the services that were added to [`routes`]. HTTP/1 is answered
+    /// as well as gRPC, so that pages may be among them.
     ///
     /// # Errors
     /// [`Kind::Io`] if the socket breaks.
@@ -99,6 +107,7 @@ impl Socket {
         let listener = tokio::net::UnixListener::from_std(listener).map_err(what)?;
         let (stopping, stopped) = oneshot::channel::<()>();
         let serving = Server::builder()
+            .accept_http1(true)
             .add_routes(services)
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
                 // Dropped is as good as sent.

@@ -30,7 +30,7 @@ mod verified;
 pub use self::{
     access::Access,
     remembered::Remembered,
-    traffic::{Traffic, TrafficSnapshot},
+    traffic::{AnswerClass, Traffic, TrafficSnapshot},
     verified::stream_verified,
 };
 

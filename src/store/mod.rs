@@ -8,6 +8,7 @@
 mod chunk;
 mod disk;
 mod memory;
+mod probe;
 mod seal;
 
 use std::{
@@ -74,6 +75,7 @@ enum Write {
 struct Counters {
     memory_hits: AtomicU64,
     disk_hits: AtomicU64,
+    misses: AtomicU64,
     corrupt: AtomicU64,
     not_kept: AtomicU64,
     failing: AtomicBool,
@@ -86,6 +88,8 @@ pub struct StoreSnapshot {
     pub memory_hits: u64,
     /// Chunks served from disk, after they were verified again.
     pub disk_hits: u64,
+    /// Chunks that readers waited for and that were nowhere here.
+    pub misses: u64,
     /// Chunks on disk that were not what they should be; forgotten.
     pub corrupt: u64,
     /// Chunks not written because the disk was slow, full or broken.
@@ -93,6 +97,21 @@ pub struct StoreSnapshot {
     /// Bytes in memory.
     pub memory_bytes: u64,
     /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Chunks dropped from memory to make room.
+    pub memory_evictions: u64,
+    /// Chunks dropped from disk to make room.
+    pub disk_evictions: u64,
+}
+
+/// Where a store is and what it may hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// Bytes in memory.
+    pub memory_bytes: u64,
+    /// Directory; none where chunks are kept in memory only.
+    pub directory: Option<PathBuf>,
+    /// Bytes in it.
     pub disk_bytes: u64,
 }
 
@@ -131,9 +150,16 @@ impl Store {
     /// forgotten and counted.
     #[must_use]
     pub fn get(&self, space: &Space, digest: &[u8; 32]) -> Option<VerifiedChunk> {
-        if let Some(chunk) = self.get_memory(space, digest) {
-            return Some(chunk);
+        let found = self
+            .get_memory(space, digest)
+            .or_else(|| self.get_disk(space, digest));
+        if found.is_none() {
+            self.counters.misses.fetch_add(1, Ordering::Relaxed);
         }
+        found
+    }
+
+    fn get_disk(&self, space: &Space, digest: &[u8; 32]) -> Option<VerifiedChunk> {
         let disk = &self.disk.as_ref()?.disk;
         let id = space.id(digest);
         let record = disk.get(&id)?;
@@ -142,7 +168,11 @@ impl Store {
             Space::Sealed(seal) => seal.open(record, &id.0),
         };
         let Some(chunk) = plain.and_then(|p| VerifiedChunk::check(Bytes::from(p), digest)) else {
-            tracing::warn!(name = %hex::encode(id.0), "stored chunk is not what it was; forgotten");
+            tracing::warn!(
+                event = "store_corrupt",
+                name = %hex::encode(id.0),
+                "stored chunk is not what it was; forgotten"
+            );
             self.counters.corrupt.fetch_add(1, Ordering::Relaxed);
             disk.forget(&id);
             return None;
@@ -189,10 +219,35 @@ impl Store {
         StoreSnapshot {
             memory_hits: load(&self.counters.memory_hits),
             disk_hits: load(&self.counters.disk_hits),
+            misses: load(&self.counters.misses),
             corrupt: load(&self.counters.corrupt),
             not_kept: load(&self.counters.not_kept),
             memory_bytes: self.memory.used() as u64,
             disk_bytes: self.disk.as_ref().map_or(0, |d| d.disk.used()),
+            memory_evictions: self.memory.dropped(),
+            disk_evictions: self.disk.as_ref().map_or(0, |d| d.disk.dropped()),
+        }
+    }
+
+    /// Where it is and what it may hold.
+    #[must_use]
+    pub fn limits(&self) -> StoreLimits {
+        let disk = self.disk.as_ref().map(|d| &d.disk);
+        StoreLimits {
+            memory_bytes: self.memory.capacity() as u64,
+            directory: disk.map(|disk| disk.directory().to_owned()),
+            disk_bytes: disk.map_or(0, |disk| disk.capacity()),
+        }
+    }
+
+    /// Whether chunks can be written: writes and removes a file. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `Io` if it cannot; nothing if the store has no directory.
+    pub fn probe(&self) -> Result<()> {
+        match &self.disk {
+            Some(half) => probe::write(half.disk.directory()),
+            None => Ok(()),
         }
     }
 }
@@ -276,12 +331,16 @@ fn note(result: Result<()>, counters: &Counters) {
     let failed = result.is_err();
     let was_failing = counters.failing.swap(failed, Ordering::Relaxed);
     match result {
-        Ok(()) if was_failing => tracing::info!("store writes again"),
+        Ok(()) if was_failing => tracing::info!(event = "store_works", "store writes again"),
         Ok(()) => {}
         Err(error) => {
             counters.not_kept.fetch_add(1, Ordering::Relaxed);
             if !was_failing {
-                tracing::warn!(%error, "store does not write; chunks are served and not kept");
+                tracing::warn!(
+                    event = "store_failing",
+                    %error,
+                    "store does not write; chunks are served and not kept"
+                );
             }
         }
     }

@@ -10,6 +10,7 @@
 
 pub mod cosign;
 pub mod docker_registry;
+pub mod exposition;
 pub mod images;
 pub mod pipeline;
 pub mod program;

@@ -40,7 +40,12 @@ pub(super) async fn open_image(shared: &Shared, wanted: &Wanted) -> Result<Image
         Err(error) if wanted.mode == Mode::Again => error,
         result => return result,
     };
-    tracing::info!(image = wanted.reference, error = %first, "what is kept does not serve");
+    tracing::info!(
+        event = "kept_not_enough",
+        image = wanted.reference,
+        error = %first,
+        "what is kept does not serve; asking the registry"
+    );
     match attempt(shared, wanted, Mode::Fresh).await {
         Err(error) if error.kind() == Kind::Unavailable => Err(first),
         result => result,
@@ -95,15 +100,6 @@ async fn with(
         admitted_by: grant.resolved_digest().clone(),
         files: kept.used(),
     });
-    tracing::info!(
-        image = wanted.reference,
-        manifest = %grant.manifest_digest(),
-        class = %grant.class(),
-        rule = grant.rule().scope,
-        lazy,
-        layers = layers.len(),
-        "admitted"
-    );
     Ok(Image {
         reference: wanted.reference.clone(),
         grant,
@@ -184,7 +180,12 @@ pub(super) async fn open_index(
             if !had {
                 return Err(error);
             }
-            tracing::warn!(layer = %blob, %error, "kept index is not what it was; fetching it again");
+            tracing::warn!(
+                event = "kept_index_corrupt",
+                layer = %blob,
+                %error,
+                "kept index is not what it was; fetching it again"
+            );
             open::open_index(layer, class).await
         }
         result => result,
@@ -198,7 +199,7 @@ pub(super) fn opener(shared: &Shared, policy: Policy, grant: &Grant) -> Result<O
             media_type::layer_kind(&layer.media_type).is_some_and(|kind| kind.encrypted)
         });
     let keyring = if encrypted {
-        Keyring::new(&shared.config.keys)?
+        Keyring::counted_by(Arc::clone(&shared.measured.keys), &shared.config.keys)?
     } else {
         Keyring::new(&KeyConfig::default())?
     };

@@ -10,9 +10,12 @@ use crate::{
     error::Result,
     keys::KeyConfig,
     oci::{Location, Platform, Reference},
-    source::{Access, Repository},
+    source::{
+        Access, Repository,
+        registry::{HostCounts, RegistryState},
+    },
     store::Store,
-    trust::Policy,
+    trust::{Policy, PolicyReport},
 };
 
 /// Where images are, how they are admitted, opened, confirmed and mounted.
@@ -68,6 +71,16 @@ pub trait Repositories: Send + Sync + Debug {
         &'a self,
         reference: &'a Reference,
     ) -> BoxFuture<'a, Result<(Arc<dyn Repository>, Location)>>;
+
+    /// What passed between this node and each host so far.
+    fn hosts(&self) -> Vec<HostCounts> {
+        Vec::new()
+    }
+
+    /// The registries that were reached for so far.
+    fn registries(&self) -> Vec<RegistryState> {
+        Vec::new()
+    }
 }
 
 impl Repositories for Access {
@@ -76,6 +89,16 @@ impl Repositories for Access {
         reference: &'a Reference,
     ) -> BoxFuture<'a, Result<(Arc<dyn Repository>, Location)>> {
         Box::pin(Access::open(self, reference))
+    }
+
+    fn hosts(&self) -> Vec<HostCounts> {
+        let client = self.known_client();
+        client.map_or_else(Vec::new, |it| it.counts())
+    }
+
+    fn registries(&self) -> Vec<RegistryState> {
+        let client = self.known_client();
+        client.map_or_else(Vec::new, |it| it.states())
     }
 }
 
@@ -99,6 +122,15 @@ impl PolicySource {
         match self {
             PolicySource::File(file) => Policy::load(file),
             PolicySource::Fixed(policy) => Ok(policy.clone()),
+        }
+    }
+
+    /// What it says now, or why it says nothing.
+    #[must_use]
+    pub fn report(&self) -> PolicyReport {
+        match self {
+            PolicySource::File(file) => PolicyReport::of_file(file),
+            PolicySource::Fixed(policy) => PolicyReport::of(policy),
         }
     }
 }

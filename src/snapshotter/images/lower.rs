@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::future::try_join_all;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     Shared,
@@ -16,6 +16,7 @@ use super::{
     image::Image,
     kept::Mode,
     mounts::{Mount, Slot, blocking},
+    report::About,
     switch::{Switch, Switched},
 };
 use crate::{
@@ -65,6 +66,7 @@ impl Shared {
     }
 
     async fn mount(&self, image: &Image, number: usize, slot: &Slot) -> Result<Box<dyn Mount>> {
+        let begin = Instant::now();
         let indexes = (0..=number).map(|it| async move {
             let opened = image.layers[it].open.as_ref();
             let held = opened.and_then(|it| {
@@ -99,6 +101,8 @@ impl Shared {
         }
         let store = Arc::clone(&self.config.store);
         let engine = Engine::start(data, store, Handle::current(), self.config.engine)?;
+        let about = About::new(image, number, engine.meter());
+        self.measured.engine(engine.meter());
         for (layer, bytes) in (0..).zip(prefetches).filter(|&(_, bytes)| bytes > 0) {
             engine.prefetch(layer, bytes);
         }
@@ -126,6 +130,9 @@ impl Shared {
         .await?;
         let subjects = image.layers[..=number].iter().map(|it| it.subject());
         slot.shows(subjects.collect(), switch);
+        self.measured.mounted.record(begin.elapsed());
+        about.log_mounted(&slot.directory, begin.elapsed());
+        slot.about(about);
         Ok(mounted)
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{findings::Subject, switch::Switch};
+use super::{findings::Subject, report::About, switch::Switch};
 use crate::{
     engine::ReadFile,
     error::{Error, Result},
@@ -79,6 +79,7 @@ struct State {
     asked: Instant,
     /// What the mount shows, and its switch.
     shows: Option<(HashSet<Subject>, Switch)>,
+    about: Option<Arc<About>>,
 }
 
 // === impl Fuse ===
@@ -142,6 +143,7 @@ impl Mounts {
                 state: Mutex::new(State {
                     asked: Instant::now(),
                     shows: None,
+                    about: None,
                 }),
             })
         });
@@ -162,6 +164,16 @@ impl Mounts {
         all.values()
             .filter(|slot| slot.state().shows.is_some())
             .count()
+    }
+
+    /// All that are or were mounted, with what is told of them.
+    pub(super) fn described(&self) -> Vec<(Arc<Slot>, Arc<About>)> {
+        let all = self.lock();
+        let described = all.values().filter_map(|slot| {
+            let about = slot.state().about.clone()?;
+            Some((Arc::clone(slot), about))
+        });
+        described.collect()
     }
 
     /// Takes away what is not `alive` and was not asked for within `grace`, directories of earlier
@@ -188,11 +200,16 @@ impl Mounts {
         for slot in gone {
             let mount = slot.mount.lock().await.take();
             let directory = slot.directory.clone();
+            let was_mounted = mount.is_some();
             blocking(move || {
                 drop(mount);
                 remove(&directory)
             })
             .await?;
+            if was_mounted {
+                let directory = slot.directory.display();
+                tracing::info!(event = "image_unmounted", %directory, "unmounted");
+            }
         }
         let (root, front_end) = (self.root.clone(), Arc::clone(front_end));
         blocking(move || sweep(&root, &kept, &*front_end)).await
@@ -209,6 +226,19 @@ impl Slot {
     /// Notes what the mount shows.
     pub(super) fn shows(&self, subjects: HashSet<Subject>, switch: Switch) {
         self.state().shows = Some((subjects, switch));
+    }
+
+    /// Notes what is told of the mount.
+    pub(super) fn about(&self, about: About) {
+        self.state().about = Some(Arc::new(about));
+    }
+
+    /// Whether it is mounted, or being mounted at this moment. Looks at the table of mounts.
+    pub(super) fn is_alive(&self) -> bool {
+        let Ok(mount) = self.mount.try_lock() else {
+            return true;
+        };
+        mount.as_ref().is_some_and(|mount| mount.is_alive())
     }
 
     /// Why its reads fail, if they do.

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    source::Traffic,
+    source::{AnswerClass, Traffic},
 };
 
 /// What a request may do, in the token specification's words.
@@ -360,8 +360,12 @@ impl Authenticator {
         let what = format!("token for registry {}", self.host);
         traffic.request();
         let patience = self.patience;
-        let mut response = tokio::time::timeout(patience, request.send())
-            .await
+        let sent = tokio::time::timeout(patience, request.send()).await;
+        traffic.answer(match &sent {
+            Ok(Ok(response)) => AnswerClass::of(response.status().as_u16()),
+            _ => AnswerClass::Nothing,
+        });
+        let mut response = sent
             .map_err(|_| answer::stalled(&what, patience))?
             .map_err(|e| answer::network(&what, e))?;
         let status = response.status();

@@ -175,6 +175,7 @@ impl BlobSource for MirroredBlob {
             for &host in &avoid {
                 self.0.peers.blame(host);
                 tracing::warn!(
+                    event = "registry_lies",
                     host = self.0.peers.host_name(host),
                     blob = %self.0.digest,
                     "served bytes that are not what was signed; asking another host if there is one"

@@ -68,9 +68,9 @@ impl RegistryRepository {
     pub(super) fn new(registry: Arc<Registry>, path: &str) -> Self {
         Self {
             retry: registry.options.retry,
+            traffic: Arc::new(registry.traffic()),
             registry,
             path: path.to_owned(),
-            traffic: Arc::default(),
             actions: Actions::Pull,
             handed: None,
         }
@@ -88,9 +88,10 @@ impl RegistryRepository {
         path: &str,
         traffic: Arc<Traffic>,
     ) -> Self {
+        let host = Arc::clone(&registry.meter.traffic);
         Self {
             retry: peers::once(registry.options.retry),
-            traffic,
+            traffic: Arc::new(Traffic::within([traffic, host])),
             ..Self::new(registry, path)
         }
     }

@@ -23,11 +23,12 @@ use super::{
     endpoint::Endpoint,
     handed::RepositoryLogins,
     hosts::Scheme,
+    meter::HostMeter,
     retry::{Failure, Retry, RetryPolicy},
 };
 use crate::{
     error::{Error, Result},
-    source::Traffic,
+    source::{AnswerClass, Traffic},
 };
 
 /// One registry, or one host that stands for it, shared by all its repositories.
@@ -37,6 +38,7 @@ pub(super) struct Registry {
     http: reqwest::Client,
     auth: Authenticator,
     pub(super) options: Options,
+    pub(super) meter: Arc<HostMeter>,
 }
 
 /// Makes a request's body, anew for each try. It counts its bytes as they are taken.
@@ -83,7 +85,11 @@ const MAX_REDIRECTS: usize = 5;
 // === impl Registry ===
 
 impl Registry {
-    pub(super) fn new(endpoint: Endpoint, options: &Options) -> Result<Arc<Self>> {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        options: &Options,
+        meter: Arc<HostMeter>,
+    ) -> Result<Arc<Self>> {
         let scheme = OnceLock::new();
         if let Some(known) = endpoint.scheme {
             let _ = scheme.set(known);
@@ -93,6 +99,7 @@ impl Registry {
             http: endpoint.connections()?,
             auth: Authenticator::new(&endpoint.name, options, endpoint.insecure_realm()),
             options: options.clone(),
+            meter,
             endpoint,
         }))
     }
@@ -113,6 +120,12 @@ impl Registry {
             Arc::clone(&self.options.environment),
             self.options.deadline,
         )
+        .counted_by(Arc::clone(&self.meter))
+    }
+
+    /// Traffic of a part of what passes between this node and the host.
+    pub(super) fn traffic(&self) -> Traffic {
+        Traffic::within([Arc::clone(&self.meter.traffic)])
     }
 
     /// Sends until there is an answer that is not a passing failure, within the deadline.
@@ -256,9 +269,32 @@ impl Registry {
         answer.map_err(|sent| sent.failure(request.what))
     }
 
+    /// Sends, waits for the head of the answer, and counts.
+    async fn raw(
+        &self,
+        request: &Request<'_>,
+        url: Url,
+        headers: HeaderMap,
+    ) -> Result<Response, Sent> {
+        let environment = &self.options.environment;
+        let begin = environment.now();
+        request.traffic.request();
+        let answer = self.uncounted(request, url, headers).await;
+        let class = match &answer {
+            Ok(response) => {
+                let took = environment.now().saturating_duration_since(begin);
+                self.meter.took.record(took);
+                AnswerClass::of(response.status().as_u16())
+            }
+            Err(_) => AnswerClass::Nothing,
+        };
+        request.traffic.answer(class);
+        answer
+    }
+
     /// Sends and waits for the head of the answer: not longer than the stall timeout, or, while a
     /// body is sent, than the deadline without progress (registries hash an upload at its end).
-    async fn raw(
+    async fn uncounted(
         &self,
         request: &Request<'_>,
         url: Url,
@@ -268,7 +304,6 @@ impl Registry {
             .http
             .request(request.method.clone(), url)
             .headers(headers);
-        request.traffic.request();
         let Some(make) = request.body else {
             let patience = self.options.stall_timeout;
             return match tokio::time::timeout(patience, builder.send()).await {
@@ -465,7 +500,7 @@ mod tests {
             ("bare.example:5001", "http://bare.example:5001/"),
         ] {
             let endpoint = Endpoint::registry(host, &options, &[]).unwrap();
-            let registry = Registry::new(endpoint, &options).unwrap();
+            let registry = Registry::new(endpoint, &options, Arc::default()).unwrap();
             assert_eq!(registry.url("/").unwrap().as_str(), format!("{url}v2/"));
             assert!(registry.scheme.get().is_some());
         }
@@ -476,7 +511,7 @@ mod tests {
             "localhost:5000",
         ] {
             let endpoint = Endpoint::registry(host, &options, &[]).unwrap();
-            let registry = Registry::new(endpoint, &options).unwrap();
+            let registry = Registry::new(endpoint, &options, Arc::default()).unwrap();
             assert!(registry.scheme.get().is_none(), "{host}");
         }
     }
