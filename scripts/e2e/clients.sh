@@ -61,7 +61,8 @@ ctr() {
 # Lazily, by the client that tells the snapshotter which image a layer is of.
 pull() {
   case $containerd in
-    2) ctr images pull --plain-http --snapshotter "$snapshotter" "$registry/$1" ;;
+    # What it prints is a moving picture.
+    2) ctr images pull --plain-http --snapshotter "$snapshotter" "$registry/$1" >/dev/null ;;
     *)
       echo "+ ctr-remote images rpull $1" >&2
       ctr-remote --address "$here/c.sock" --namespace "${namespace-e2e}" images rpull --plain-http \
@@ -170,7 +171,7 @@ pod_runs() {
 
 # ---- nerdctl ----
 
-nerdctl() {
+nerd() {
   echo "+ nerdctl $*" >&2
   PATH=$(containerd_path) command nerdctl --address "$here/c.sock" --namespace e2e \
     --snapshotter "$snapshotter" --data-root "$here/nerdctl" --cni-netconfpath "$here/cni" \

@@ -214,12 +214,14 @@ tear_down() {
   done
 }
 
+# A look at the command line of any process would hang with one that waits for a dead mount.
 shims() {
-  local file
-  for file in /proc/[0-9]*/cmdline; do
-    if { tr '\0' ' ' <"$file"; } 2>/dev/null | grep -q -- "-address $here/c.sock "; then
-      file=${file%/cmdline}
-      echo "${file#/proc/}"
+  local directory name
+  for directory in /proc/[0-9]*; do
+    { read -r name <"$directory/comm"; } 2>/dev/null || continue
+    if [[ $name == containerd-shim* ]] &&
+      { tr '\0' ' ' <"$directory/cmdline"; } 2>/dev/null | grep -q -- "-address $here/c.sock "; then
+      echo "${directory#/proc/}"
     fi
   done
 }
