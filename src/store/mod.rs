@@ -2,8 +2,8 @@
 //!
 //! Content-addressed by the chunk's digest across layers and images, bounded in bytes. What comes
 //! from disk is verified again each time; what fails is forgotten and counted. Chunks of encrypted
-//! layers are sealed on disk ([`Seal`]). Writing happens on one thread behind a bounded queue: when the
-//! disk is slow or full, chunks are served and not kept.
+//! layers are sealed on disk ([`Seal`]). Writing happens on one thread behind a queue of bounded size:
+//! when the disk is slow or full, chunks are served and not kept.
 
 mod chunk;
 mod disk;
@@ -20,7 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender};
 use serde::Serialize;
 
 pub use self::{
@@ -30,8 +30,10 @@ pub use self::{
 use self::{disk::Disk, memory::Memory};
 use crate::error::{Error, Result};
 
-/// Chunks waiting to be written; beyond that they are not kept.
-const QUEUE: usize = 256;
+/// Bytes waiting to be written; beyond that chunks are not kept.
+const QUEUE: u64 = 32 << 20;
+/// What a chunk in the queue takes besides its bytes.
+const QUEUED: u64 = 256;
 
 /// Where and how much a [`Store`] keeps.
 #[derive(Clone, Debug)]
@@ -54,6 +56,8 @@ pub struct Store {
 struct DiskHalf {
     disk: Arc<Disk>,
     queue: Option<Sender<Write>>,
+    /// Bytes in the queue.
+    queued: Arc<AtomicU64>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -160,15 +164,9 @@ impl Store {
     pub fn put(&self, space: &Space, digest: &[u8; 32], chunk: &VerifiedChunk) {
         let id = space.id(digest);
         self.memory.put(id, chunk.clone());
-        let Some(queue) = self.disk.as_ref().and_then(|d| d.queue.as_ref()) else {
-            return;
-        };
-        let write = Write::Chunk {
-            id,
-            chunk: chunk.clone(),
-            space: space.clone(),
-        };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(write) {
+        if let Some(disk) = &self.disk
+            && !disk.write(id, chunk, space)
+        {
             self.counters.not_kept.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -204,17 +202,37 @@ impl Store {
 
 impl DiskHalf {
     fn start(disk: Arc<Disk>, counters: &Arc<Counters>) -> Result<Self> {
-        let (queue, writes) = crossbeam_channel::bounded(QUEUE);
+        let (queue, writes) = crossbeam_channel::unbounded();
+        let queued = Arc::new(AtomicU64::new(0));
         let (writer_disk, counters) = (Arc::clone(&disk), Arc::clone(counters));
+        let written = Arc::clone(&queued);
         let writer = std::thread::Builder::new()
             .name("nacre-store".into())
-            .spawn(move || write_all(&writer_disk, &counters, &writes))
+            .spawn(move || write_all(&writer_disk, &counters, &writes, &written))
             .map_err(|e| Error::io("store writer thread", e))?;
         Ok(Self {
             disk,
             queue: Some(queue),
+            queued,
             writer: Some(writer),
         })
+    }
+
+    /// Queues a chunk; `false` if the queue is full. An empty one takes a chunk of any size.
+    fn write(&self, id: ChunkId, chunk: &VerifiedChunk, space: &Space) -> bool {
+        let size = queued_size(chunk);
+        let waiting = self.queued.fetch_add(size, Ordering::Relaxed);
+        let write = Write::Chunk {
+            id,
+            chunk: chunk.clone(),
+            space: space.clone(),
+        };
+        let fits = waiting == 0 || waiting + size <= QUEUE;
+        let sent = fits && self.queue.as_ref().is_some_and(|q| q.send(write).is_ok());
+        if !sent {
+            self.queued.fetch_sub(size, Ordering::Relaxed);
+        }
+        sent
     }
 }
 
@@ -230,22 +248,26 @@ impl Drop for DiskHalf {
     }
 }
 
-fn write_all(disk: &Disk, counters: &Counters, writes: &Receiver<Write>) {
+fn queued_size(chunk: &VerifiedChunk) -> u64 {
+    chunk.bytes().len() as u64 + QUEUED
+}
+
+fn write_all(disk: &Disk, counters: &Counters, writes: &Receiver<Write>, queued: &AtomicU64) {
     for write in writes {
         match write {
             // The one who waits may have gone away.
             Write::Flush(done) => drop(done.send(())),
             Write::Chunk { id, chunk, space } => {
-                if disk.contains(&id) {
-                    continue;
+                if !disk.contains(&id) {
+                    let result = match &space {
+                        Space::Plain => disk.put(id, chunk.bytes()),
+                        Space::Sealed(seal) => seal
+                            .seal(chunk.bytes(), &id.0)
+                            .and_then(|record| disk.put(id, &record)),
+                    };
+                    note(result, counters);
                 }
-                let result = match &space {
-                    Space::Plain => disk.put(id, chunk.bytes()),
-                    Space::Sealed(seal) => seal
-                        .seal(chunk.bytes(), &id.0)
-                        .and_then(|record| disk.put(id, &record)),
-                };
-                note(result, counters);
+                queued.fetch_sub(queued_size(&chunk), Ordering::Relaxed);
             }
         }
     }
