@@ -2,7 +2,7 @@
 //!
 //! What costs is the round trip, so the kernel is told to ask once: entries, attributes, missing
 //! names, directories and symlinks are cached without a time limit (a tree never changes), files
-//! are opened without asking, and a tree without extended attributes says so once for all. Reads
+//! are opened without asking, and a tree without extended attributes lists none once for all. Reads
 //! are answered from whatever thread has the bytes; a session thread never waits for one.
 
 use std::ffi::OsStr;
@@ -293,10 +293,8 @@ impl Filesystem for TreeFilesystem {
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if !self.tree().has_xattrs() {
-            // The kernel does not ask again.
-            return reply.error(Errno::ENOSYS);
-        }
+        // Never ENOSYS, which would save questions: containerd takes what the kernel then says
+        // (EOPNOTSUPP) as a failure when it looks for changes in an overlay on this tree.
         let value = self
             .ino(ino)
             .map(|ino| self.tree().xattr(ino, name.as_bytes()));
@@ -309,6 +307,7 @@ impl Filesystem for TreeFilesystem {
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         if !self.tree().has_xattrs() {
+            // The kernel does not ask again.
             return reply.error(Errno::ENOSYS);
         }
         let ino = match self.ino(ino) {

@@ -2,8 +2,8 @@
 //!
 //! Content-addressed by the chunk's digest across layers and images, bounded in bytes. What comes
 //! from disk is verified again each time; what fails is forgotten and counted. Chunks of encrypted
-//! layers are sealed on disk ([`Seal`]). Writing happens on one thread behind a bounded queue: when the
-//! disk is slow or full, chunks are served and not kept.
+//! layers are sealed on disk ([`Seal`]). Writing happens on one thread behind a queue of bounded size:
+//! when the disk is slow or full, chunks are served and not kept.
 
 mod chunk;
 mod disk;
@@ -15,7 +15,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -31,9 +31,10 @@ pub use self::{
 use self::{disk::Disk, memory::Memory};
 use crate::error::{Error, Result};
 
-/// Bytes waiting to be written; beyond that chunks are not kept. A burst of a fast start fits; a disk
-/// that does not keep up does not take the memory.
-const MAX_QUEUED: usize = 64 << 20;
+/// Bytes waiting to be written; beyond that chunks are not kept.
+const QUEUE: u64 = 32 << 20;
+/// What a chunk in the queue takes besides its bytes.
+const QUEUED: u64 = 256;
 
 /// Where and how much a [`Store`] keeps.
 #[derive(Clone, Debug)]
@@ -57,7 +58,7 @@ struct DiskHalf {
     disk: Arc<Disk>,
     queue: Option<Sender<Write>>,
     /// Bytes in the queue.
-    queued: Arc<AtomicUsize>,
+    queued: Arc<AtomicU64>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -194,7 +195,7 @@ impl Store {
         let id = space.id(digest);
         self.memory.put(id, chunk.clone());
         if let Some(disk) = &self.disk
-            && !disk.put(id, chunk, space)
+            && !disk.write(id, chunk, space)
         {
             self.counters.not_kept.fetch_add(1, Ordering::Relaxed);
         }
@@ -256,14 +257,13 @@ impl Store {
 
 impl DiskHalf {
     fn start(disk: Arc<Disk>, counters: &Arc<Counters>) -> Result<Self> {
-        // Bounded in bytes, by `put`.
         let (queue, writes) = crossbeam_channel::unbounded();
-        let queued = Arc::<AtomicUsize>::default();
+        let queued = Arc::new(AtomicU64::new(0));
         let (writer_disk, counters) = (Arc::clone(&disk), Arc::clone(counters));
-        let left = Arc::clone(&queued);
+        let written = Arc::clone(&queued);
         let writer = std::thread::Builder::new()
             .name("nacre-store".into())
-            .spawn(move || write_all(&writer_disk, &counters, &writes, &left))
+            .spawn(move || write_all(&writer_disk, &counters, &writes, &written))
             .map_err(|e| Error::io("store writer thread", e))?;
         Ok(Self {
             disk,
@@ -273,22 +273,21 @@ impl DiskHalf {
         })
     }
 
-    /// Queues a chunk; says whether there was room.
-    fn put(&self, id: ChunkId, chunk: &VerifiedChunk, space: &Space) -> bool {
-        let Some(queue) = &self.queue else {
-            return false;
-        };
-        let length = chunk.bytes().len();
-        if self.queued.fetch_add(length, Ordering::Relaxed) > MAX_QUEUED {
-            self.queued.fetch_sub(length, Ordering::Relaxed);
-            return false;
-        }
+    /// Queues a chunk; `false` if the queue is full. An empty one takes a chunk of any size.
+    fn write(&self, id: ChunkId, chunk: &VerifiedChunk, space: &Space) -> bool {
+        let size = queued_size(chunk);
+        let waiting = self.queued.fetch_add(size, Ordering::Relaxed);
         let write = Write::Chunk {
             id,
             chunk: chunk.clone(),
             space: space.clone(),
         };
-        queue.send(write).is_ok()
+        let fits = waiting == 0 || waiting + size <= QUEUE;
+        let sent = fits && self.queue.as_ref().is_some_and(|q| q.send(write).is_ok());
+        if !sent {
+            self.queued.fetch_sub(size, Ordering::Relaxed);
+        }
+        sent
     }
 }
 
@@ -304,23 +303,26 @@ impl Drop for DiskHalf {
     }
 }
 
-fn write_all(disk: &Disk, counters: &Counters, writes: &Receiver<Write>, queued: &AtomicUsize) {
+fn queued_size(chunk: &VerifiedChunk) -> u64 {
+    chunk.bytes().len() as u64 + QUEUED
+}
+
+fn write_all(disk: &Disk, counters: &Counters, writes: &Receiver<Write>, queued: &AtomicU64) {
     for write in writes {
         match write {
             // The one who waits may have gone away.
             Write::Flush(done) => drop(done.send(())),
             Write::Chunk { id, chunk, space } => {
-                queued.fetch_sub(chunk.bytes().len(), Ordering::Relaxed);
-                if disk.contains(&id) {
-                    continue;
+                if !disk.contains(&id) {
+                    let result = match &space {
+                        Space::Plain => disk.put(id, chunk.bytes()),
+                        Space::Sealed(seal) => seal
+                            .seal(chunk.bytes(), &id.0)
+                            .and_then(|record| disk.put(id, &record)),
+                    };
+                    note(result, counters);
                 }
-                let result = match &space {
-                    Space::Plain => disk.put(id, chunk.bytes()),
-                    Space::Sealed(seal) => seal
-                        .seal(chunk.bytes(), &id.0)
-                        .and_then(|record| disk.put(id, &record)),
-                };
-                note(result, counters);
+                queued.fetch_sub(queued_size(&chunk), Ordering::Relaxed);
             }
         }
     }
