@@ -28,7 +28,7 @@ pub mod containerd {
 
 /// The image service of the Kubernetes CRI (`runtime.v1.ImageService`), from `k8s.io/cri-api` v0.37.2.
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations)]
-#[allow(rustdoc::bare_urls)]
+#[allow(rustdoc::bare_urls, rustdoc::invalid_html_tags)]
 pub mod cri {
     include!("generated/runtime.v1.rs");
 

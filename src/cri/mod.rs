@@ -3,7 +3,7 @@
 //! The kubelet is pointed here instead of at containerd, so that the pull secrets it hands over with
 //! `PullImage` reach those who read the image later. Every call goes to containerd as it came and
 //! every answer goes back as it came, byte for byte: metadata, unknown fields, methods of later
-//! versions, status details. Only `PullImage` is read on its way ([`pull`]).
+//! versions, status details. Only `PullImage` is read on its way.
 
 mod auth;
 mod backend;
