@@ -38,7 +38,7 @@
 //!
 //! # Rooms
 //!
-//! The modules follow a byte on its way down ([`cli`], [`mount`], [`fuse`], [`open`], [`tree`],
+//! The modules follow a byte on its way down ([`cli`], [`keeper`], [`mount`], [`fuse`], [`open`], [`tree`],
 //! [`engine`], [`store`], [`index`], [`tar`], [`codec`], [`ocicrypt`], [`keys`], [`trust`], [`source`],
 //! [`oci`]); [`image`] is the producing side and [`bundle`] the eager one, [`telemetry`] tells what a
 //! daemon does. A dependency points down that list. `docs/architecture.md` tells the way of a read and
@@ -62,6 +62,7 @@ pub mod fuse;
 pub mod fuzzing;
 pub mod image;
 pub mod index;
+pub mod keeper;
 pub mod keys;
 pub mod measure;
 pub mod mount;

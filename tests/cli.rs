@@ -93,7 +93,7 @@ fn help_lists_the_commands() {
         commands,
         [
             "mount", "umount", "inspect", "verify", "ls", "cat", "pull", "serve", "status",
-            "config", "image", "help"
+            "release", "config", "image", "help"
         ]
     );
     assert!(help.contains("Exit codes: 0 done"));

@@ -34,6 +34,7 @@ use support::{
     docker_registry::{DockerRegistry, installed},
     images::{gzip, write_layout},
     pipeline::{Format, Pipeline, tool},
+    program,
 };
 
 /// What the container says when it sees the merged tree.
@@ -230,15 +231,10 @@ fn encrypted_and_signed_images_run_lazily_and_share_one_mount() {
                 scope.spawn(move || assert_eq!(containerd.ctr("ctr", &arguments).ok(), SAID));
             }
         });
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let here = fixture.path("nacre").display().to_string();
-        let ours = mounts
-            .lines()
-            .filter(|it| it.contains(&here) && it.contains("fuse.nacre"));
         // The first image's mount is spared for a while.
         let images = 1 + usize::from(encrypted);
         assert_eq!(
-            ours.count(),
+            lower_mounts(&fixture.path("nacre")).len(),
             images,
             "one mount an image, for twenty containers"
         );
@@ -256,20 +252,25 @@ fn encrypted_and_signed_images_run_lazily_and_share_one_mount() {
             assert_eq!(keys["last"]["packet"], "jwe", "{keys}");
         }
 
-        // After a crash, new containers get a new mount in place of the dead one.
+        // A container that runs through a crash reads on, from the mount that new ones get too.
+        let running = fixture.container(&format!("{encrypted}-running"));
+        let run = ["run", "-d", "--net-host", "--snapshotter", "nacre", &image];
+        let stopped = ["/bin/sh", "-c", "kill -STOP $$"];
+        let ctr = |arguments: &[&str]| containerd.ctr("ctr", arguments);
+        ctr(&[&run[..], &[&running], &stopped].concat()).ok();
+        let before = lower_mounts(&fixture.path("nacre"));
         nacre.kill_and_restart();
+        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        let exec = ["tasks", "exec", "--exec-id", "later", &running];
+        let said = ctr(&[&exec[..], &["/bin/sh", "-c", SCRIPT]].concat()).ok();
+        assert_eq!(said, SAID);
         let name = fixture.container(&format!("{encrypted}-again"));
-        let run = [
-            "run",
-            "--rm",
-            "--net-host",
-            "--snapshotter",
-            "nacre",
-            &image,
-            &name,
-        ];
-        let arguments = [&run[..], &["/bin/sh", "-c", SCRIPT]].concat();
-        assert_eq!(containerd.ctr("ctr", &arguments).ok(), SAID);
+        let run = ["run", "--rm", "--net-host", "--snapshotter", "nacre"];
+        let script = [&image, &name, "/bin/sh", "-c", SCRIPT];
+        assert_eq!(ctr(&[&run[..], &script].concat()).ok(), SAID);
+        assert_eq!(lower_mounts(&fixture.path("nacre")), before);
+        ctr(&["tasks", "rm", "-f", &running]).ok();
+        ctr(&["containers", "rm", &running]).ok();
 
         containerd
             .ctr("ctr", &["images", "rm", "--sync", &image])
@@ -277,6 +278,14 @@ fn encrypted_and_signed_images_run_lazily_and_share_one_mount() {
         assert_eq!(snapshots().lines().count(), 1);
         cleanup(&nacre.socket);
     }
+}
+
+/// Lines of the table of mounts for lower directories below `root`.
+fn lower_mounts(root: &Path) -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let here = root.display().to_string();
+    let ours = { mounts.lines() }.filter(|it| it.contains(&here) && it.contains("fuse.nacre"));
+    ours.map(str::to_owned).collect()
 }
 
 /// Frees what removed snapshots took, as containerd's garbage collector asks for in its own time.
@@ -524,6 +533,7 @@ impl Nacre {
 impl Drop for Nacre {
     fn drop(&mut self) {
         stop(&mut self.child);
+        program::release(&self.root);
     }
 }
 

@@ -334,6 +334,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.stop();
+        program::release(&self.root);
     }
 }
 

@@ -32,7 +32,7 @@ fn layer(name: &str, byte: u8) -> ToyLayer {
 fn config(node: &Node) -> ImagesConfig {
     let options = MountOptions::new("");
     ImagesConfig {
-        front_end: Arc::new(Fuse { options }),
+        front_end: Arc::new(Fuse::new(options)),
         ..node.config()
     }
 }

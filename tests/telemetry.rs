@@ -156,16 +156,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.terminate();
-        let at = self.home.join("root/images");
-        for mount in nacre::sys::mountinfo::read().unwrap_or_default() {
-            if mount.mount_point.starts_with(&at) {
-                let options = nacre::mount::UmountOptions {
-                    lazy: true,
-                    timeout: Duration::ZERO,
-                };
-                let _gone = nacre::mount::umount(&mount.mount_point, options);
-            }
-        }
+        program::release(&self.home.join("root"));
     }
 }
 

@@ -209,6 +209,8 @@ tear_down() {
   for pid in $(shims); do
     kill_tree "$pid"
   done
+  # Mounts outlive the daemon, and so does the process that keeps them.
+  "$NACRE_BIN" release --force --config "$here/nacre.toml" >/dev/null || true
   mounts_below "$here" | sort -r | while read -r name; do
     umount --lazy "$name" || true
   done

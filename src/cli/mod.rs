@@ -1,16 +1,19 @@
 //! The command line: one file for each subcommand, shared options in `args`.
 
 mod args;
+mod behind;
 mod cat;
 mod config;
 mod image;
 mod inspect;
+mod keeper;
 mod logging;
 mod ls;
 mod mount;
 mod output;
 mod profile;
 mod pull;
+mod release;
 mod serve;
 mod status;
 mod table;
@@ -57,6 +60,11 @@ enum Command {
     Serve(serve::Serve),
     /// Show what a running `nacre serve` is doing: readiness, mounts, store, keys, policy.
     Status(status::Status),
+    /// Take away the mounts that `nacre serve` left for its successor.
+    Release(release::Release),
+    /// Keep mounts alive while no daemon serves them.
+    #[command(hide = true)]
+    Keeper(keeper::Keeper),
     /// Check the configuration of `nacre serve`, or print its defaults.
     #[command(subcommand)]
     Config(config::Config),
@@ -75,7 +83,8 @@ failed.";
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.json);
-    if !matches!(cli.command, Command::Serve(_)) {
+    // The keeper has nobody to tell.
+    if !matches!(cli.command, Command::Serve(_) | Command::Keeper(_)) {
         init_logging(cli.verbose, cli.json);
     }
     match run(cli.command, cli.verbose, &output) {
@@ -100,6 +109,8 @@ fn run(command: Command, verbose: u8, output: &Output) -> Result<()> {
         Command::Image(image) => runtime()?.block_on(image.run(output)),
         Command::Config(config) => config.run(output),
         Command::Status(status) => status.run(output),
+        Command::Release(release) => release.run(output),
+        Command::Keeper(keeper) => keeper.run(),
         // Logs as its configuration says.
         Command::Serve(serve) => serve.run(verbose, output),
     }

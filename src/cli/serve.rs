@@ -3,7 +3,6 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
-    sync::Arc,
     time::SystemTime,
 };
 
@@ -12,19 +11,24 @@ use clap::Args;
 use tokio::sync::oneshot;
 use tonic::service::Routes;
 
-use super::{logging, output::Output, runtime};
+use super::{
+    behind::{Behind, lock_root},
+    logging,
+    output::Output,
+    runtime,
+};
 use crate::{
-    config::{Config, LogConfig, LogFormat, Surroundings},
+    config::{Config, LogConfig, LogFormat},
     cri::ImageService,
     error::{Error, Result},
+    keeper::Places,
     mount::StopSignals,
     snapshotter::{
-        LazyImages, NoLazyImages, SnapshotsService, Snapshotter,
-        images::Images,
+        SnapshotsService, Snapshotter,
         server::{self, Socket},
     },
     source::registry::HandedLogins,
-    sys::systemd::{self, Environment},
+    sys::systemd::{self, Environment, Inherited},
     telemetry::{Listener, Sources, Telemetry},
 };
 
@@ -46,6 +50,7 @@ pub(super) struct Serve {
 struct Systemd {
     listen_pid: Option<OsString>,
     listen_fds: Option<OsString>,
+    listen_fdnames: Option<OsString>,
     notify_socket: Option<OsString>,
 }
 
@@ -71,17 +76,22 @@ impl Serve {
         init_logging(&config.log, verbose, output.is_json());
         let systemd = Systemd::read();
         // Before anything opens descriptors.
-        let inherited = systemd::inherited_listener(systemd.environment(), std::process::id())?;
+        let inherited = Inherited::take(systemd.environment(), std::process::id())?;
+        let _root = lock_root(&config.root)?;
         let runtime = runtime()?;
         let result = runtime.block_on(async {
             let mut stop = StopSignals::catch()?;
             let handed = config.cri.enabled.then(HandedLogins::default);
-            let images = images(config, handed.as_ref())?;
-            let lazy: Arc<dyn LazyImages> = match &images {
-                Some(images) => Arc::clone(images) as _,
-                None => Arc::new(NoLazyImages),
+            let places = Places {
+                root: config.root.clone(),
+                // This program, even if another has taken its place in the file system.
+                program: "/proc/self/exe".into(),
+                notify_socket: systemd.notify_socket.clone(),
+                stored: inherited.stored,
             };
-            let (snapshotter, reconciled) = Snapshotter::open(config.snapshotter(), lazy)?;
+            let behind = Behind::open(config, handed.as_ref(), places)?;
+            let (snapshotter, reconciled) =
+                Snapshotter::open(config.snapshotter(), behind.dynamic())?;
             let image_service = match handed {
                 Some(handed) => ImageService::new(&config.cri.containerd_socket, handed)?,
                 None => ImageService::off(),
@@ -93,12 +103,8 @@ impl Serve {
                     "directory is gone: remove the image and pull it"
                 );
             }
-            // What an earlier process mounted and no snapshot names.
-            snapshotter
-                .cleanup()
-                .await
-                .map_err(|error| Error::internal("cleaning up at the start").with_source(error))?;
-            let socket = match inherited {
+            let adopted = behind.adopt(&snapshotter).await?;
+            let socket = match inherited.listener {
                 Some(listener) => Socket::inherited(listener),
                 None => Socket::bind(&config.socket)?,
             };
@@ -115,7 +121,7 @@ impl Serve {
                 socket: socket.address(),
                 address: metrics,
                 snapshotter: snapshotter.clone(),
-                images,
+                images: behind.images.clone(),
             });
             tracing::info!(
                 event = "serving",
@@ -126,6 +132,7 @@ impl Serve {
                 lazy = config.lazy,
                 cri = config.cri.enabled,
                 orphans = reconciled.removed,
+                adopted,
                 "serving"
             );
             let ready =
@@ -154,26 +161,13 @@ impl Serve {
                         .await;
                 }
             };
-            futures::future::join(served, metrics).await.0
+            futures::future::join(served, metrics).await.0?;
+            behind.settle().await
         });
         // What nobody waits for any more must not hold the process.
         runtime.shutdown_background();
         result
     }
-}
-
-/// What is behind lazily mounted layers.
-fn images(config: &Config, handed: Option<&HandedLogins>) -> Result<Option<Arc<Images>>> {
-    if !config.lazy {
-        return Ok(None);
-    }
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let surroundings = Surroundings {
-        home: home.as_deref(),
-        variable: |name| std::env::var_os(name),
-    };
-    let images = Images::new(config.images(&surroundings, handed)?)?;
-    Ok(Some(Arc::new(images)))
 }
 
 /// Starts logging as the configuration says; `-v` and `RUST_LOG` win.
@@ -206,6 +200,7 @@ impl Systemd {
         Self {
             listen_pid: std::env::var_os("LISTEN_PID"),
             listen_fds: std::env::var_os("LISTEN_FDS"),
+            listen_fdnames: std::env::var_os("LISTEN_FDNAMES"),
             notify_socket: std::env::var_os("NOTIFY_SOCKET"),
         }
     }
@@ -214,6 +209,7 @@ impl Systemd {
         Environment {
             listen_pid: self.listen_pid.as_deref(),
             listen_fds: self.listen_fds.as_deref(),
+            listen_fdnames: self.listen_fdnames.as_deref(),
             notify_socket: self.notify_socket.as_deref(),
         }
     }

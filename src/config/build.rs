@@ -124,9 +124,8 @@ impl Config {
             confirm_rate: trust.confirm_kib_per_second.saturating_mul(1024),
             confirm_after: Duration::from_secs(trust.confirm_after_seconds),
             grace: GRACE,
-            front_end: Arc::new(Fuse {
-                options: MountOptions::new("image"),
-            }),
+            adoption_deadline: Duration::from_secs(self.registry.deadline_seconds),
+            front_end: Arc::new(Fuse::new(MountOptions::new("image"))),
         })
     }
 

@@ -17,7 +17,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{build::Surroundings, metrics::MetricsConfig};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    keeper::HandOver,
+};
 
 /// Every key with its default and what it means.
 pub const DEFAULT: &str = include_str!("nacre.toml");
@@ -35,6 +38,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Mount images lazily, under the policy.
     pub lazy: bool,
+    /// Who keeps mounts alive while no daemon is there.
+    pub hand_over: HandOver,
     /// `[snapshotter]`
     pub snapshotter: SnapshotterConfig,
     /// `[registry]`
@@ -281,6 +286,12 @@ impl Config {
         self.metrics.address().map(drop)
     }
 
+    /// Where lazily mounted images are.
+    #[must_use]
+    pub fn mounts_root(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
     /// Where database and directories of snapshots are.
     #[must_use]
     pub fn snapshots_root(&self) -> PathBuf {
@@ -294,6 +305,7 @@ impl Default for Config {
             root: "/var/lib/nacre".into(),
             socket: "/run/nacre/nacre.sock".into(),
             lazy: true,
+            hand_over: HandOver::Auto,
             snapshotter: SnapshotterConfig::default(),
             registry: RegistryConfig::default(),
             cri: CriConfig::default(),

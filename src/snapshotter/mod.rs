@@ -293,6 +293,14 @@ impl Snapshotter {
         Ok(())
     }
 
+    /// What all committed lazy snapshots record.
+    ///
+    /// # Errors
+    /// [`Io`](crate::Kind::Io).
+    pub async fn evidence(&self) -> Result<Vec<Evidence>> {
+        self.blocking(|inner| inner.metadata.evidence()).await
+    }
+
     /// Where database and disk disagree; empty unless something is wrong or a removal is pending.
     ///
     /// # Errors

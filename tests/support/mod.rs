@@ -17,6 +17,7 @@ pub mod program;
 pub mod registry;
 mod registry_http;
 pub mod samples;
+pub mod serve;
 pub mod token_server;
 pub mod toy;
 pub mod tree_compare;

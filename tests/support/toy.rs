@@ -215,6 +215,7 @@ impl Node {
             confirm_rate: 0,
             confirm_after: Duration::ZERO,
             grace: Duration::ZERO,
+            adoption_deadline: Duration::from_secs(60),
             front_end: Arc::clone(&self.front_end) as Arc<dyn FrontEnd>,
         }
     }
@@ -296,6 +297,10 @@ impl FrontEnd for Memory {
 impl Mount for InMemory {
     fn is_alive(&self) -> bool {
         self.1.lock().unwrap().contains_key(&self.0)
+    }
+
+    fn take_away(self: Box<Self>) -> Result<()> {
+        Ok(())
     }
 }
 

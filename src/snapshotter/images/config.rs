@@ -4,7 +4,7 @@ use std::{fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 
-use super::mounts::FrontEnd;
+use super::front_end::FrontEnd;
 use crate::{
     engine::EngineConfig,
     error::Result,
@@ -48,6 +48,8 @@ pub struct ImagesConfig {
     pub confirm_after: Duration,
     /// How long images and mounts that no snapshot names are spared: a pull may be under way.
     pub grace: Duration,
+    /// How long requests to a mount of an earlier daemon wait for its image to be opened again.
+    pub adoption_deadline: Duration,
     /// Mounts trees.
     pub front_end: Arc<dyn FrontEnd>,
 }

@@ -34,23 +34,26 @@ use crate::{
 };
 
 mod admit;
+mod adopt;
 mod check;
 mod config;
 mod confirm;
 mod findings;
+mod front_end;
 mod image;
 mod keep;
 mod kept;
 mod lower;
 mod measured;
 mod mounts;
+mod record;
 mod report;
 mod switch;
 
 pub use self::{
     config::{Confirm, ImagesConfig, PolicySource, Repositories},
+    front_end::{FrontEnd, Fuse, Mount},
     measured::ImagesCounts,
-    mounts::{FrontEnd, Fuse, Mount},
     report::{ConfirmReport, ImageReport, MountReport},
 };
 
@@ -143,13 +146,17 @@ impl Images {
         })
     }
 
-    /// After a restart: what committed snapshots there are. Nothing is opened before its first use;
-    /// mounts and kept files that none of them names are removed.
+    /// After a restart: what committed snapshots there are. Their mounts that an earlier daemon left
+    /// are adopted, and served as soon as their images are open again; gives how many. Other images
+    /// are not opened before their first use; mounts and kept files that no snapshot names are
+    /// removed.
     ///
     /// # Errors
     /// What the system says.
-    pub async fn adopt(&self, evidence: &[Evidence]) -> Result<()> {
-        self.retain(evidence).await
+    pub async fn adopt(&self, evidence: &[Evidence]) -> Result<usize> {
+        let adopted = self.shared.adopt(evidence).await;
+        self.retain(evidence).await?;
+        Ok(adopted)
     }
 
     /// Waits until every layer in use has been confirmed, as far as it can be.

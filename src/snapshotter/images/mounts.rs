@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt::Debug,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -10,50 +9,16 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{findings::Subject, report::About, switch::Switch};
-use crate::{
-    engine::ReadFile,
-    error::{Error, Result},
-    mount::{self, MountOptions, Mounted},
-    oci::Digest,
-    sys::mountinfo,
-    tree::Tree,
+use super::{
+    findings::Subject,
+    front_end::{FrontEnd, Mount},
+    report::About,
+    switch::Switch,
 };
-
-/// Mounts trees. Its functions may block.
-pub trait FrontEnd: Send + Sync + Debug {
-    /// Shows `tree` at `directory`, which is there; `reader` has its bytes, `reference` is what
-    /// tables of mounts call it. A mount that an earlier process left there is replaced.
-    ///
-    /// # Errors
-    /// As [`mount::mount`].
-    fn mount(
-        &self,
-        tree: Arc<Tree>,
-        reader: Arc<dyn ReadFile>,
-        directory: &Path,
-        reference: &str,
-    ) -> Result<Box<dyn Mount>>;
-
-    /// Takes away what an earlier process left at `directory`, if anything.
-    ///
-    /// # Errors
-    /// What the system says.
-    fn clear(&self, directory: &Path) -> Result<()>;
-}
-
-/// A tree that is mounted until it is dropped.
-pub trait Mount: Send + Sync + Debug {
-    /// Whether it is still there.
-    fn is_alive(&self) -> bool;
-}
-
-/// FUSE mounts that this process serves.
-#[derive(Clone, Debug)]
-pub struct Fuse {
-    /// How to mount; the reference is filled in.
-    pub options: MountOptions,
-}
+use crate::{
+    error::{Error, Result},
+    oci::Digest,
+};
 
 /// All lower directories.
 #[derive(Debug)]
@@ -69,8 +34,8 @@ pub(super) type Key = (Digest, u16);
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) directory: PathBuf,
-    /// Locked while mounting, so that all who ask share one mount.
-    pub(super) mount: tokio::sync::Mutex<Option<Box<dyn Mount>>>,
+    /// Locked while mounting or adopting, so that all who ask share one mount.
+    pub(super) mount: Arc<tokio::sync::Mutex<Option<Box<dyn Mount>>>>,
     state: Mutex<State>,
 }
 
@@ -80,43 +45,6 @@ struct State {
     /// What the mount shows, and its switch.
     shows: Option<(HashSet<Subject>, Switch)>,
     about: Option<Arc<About>>,
-}
-
-// === impl Fuse ===
-
-impl FrontEnd for Fuse {
-    fn mount(
-        &self,
-        tree: Arc<Tree>,
-        reader: Arc<dyn ReadFile>,
-        directory: &Path,
-        reference: &str,
-    ) -> Result<Box<dyn Mount>> {
-        self.clear(directory)?;
-        let options = MountOptions {
-            reference: reference.to_owned(),
-            ..self.options.clone()
-        };
-        Ok(Box::new(mount::mount(tree, reader, directory, &options)?))
-    }
-
-    fn clear(&self, directory: &Path) -> Result<()> {
-        let options = mount::UmountOptions {
-            lazy: true,
-            timeout: Duration::ZERO,
-        };
-        if mountinfo::at(directory)?.is_some() {
-            mount::umount(directory, options)?;
-        }
-        Ok(())
-    }
-}
-
-impl Mount for Mounted {
-    fn is_alive(&self) -> bool {
-        // Not a look at the directory: what is dead there would not answer.
-        mountinfo::at(self.directory()).is_ok_and(|mount| mount.is_some())
-    }
 }
 
 // === impl Mounts ===
@@ -133,13 +61,18 @@ impl Mounts {
             .map_err(|e| Error::io("directory of mounts", e))
     }
 
+    /// Where a lower directory is, if it is mounted.
+    pub(super) fn directory(&self, manifest: &Digest, layer: u16) -> PathBuf {
+        self.root.join(name(manifest, layer))
+    }
+
     /// The place of a lower directory.
     pub(super) fn slot(&self, manifest: &Digest, layer: u16) -> Arc<Slot> {
         let mut all = self.lock();
         let slot = all.entry((manifest.clone(), layer)).or_insert_with(|| {
             Arc::new(Slot {
-                directory: self.root.join(name(manifest, layer)),
-                mount: tokio::sync::Mutex::default(),
+                directory: self.directory(manifest, layer),
+                mount: Arc::default(),
                 state: Mutex::new(State {
                     asked: Instant::now(),
                     shows: None,
@@ -201,14 +134,18 @@ impl Mounts {
             let mount = slot.mount.lock().await.take();
             let directory = slot.directory.clone();
             let was_mounted = mount.is_some();
-            blocking(move || {
-                drop(mount);
+            let taken = blocking(move || {
+                mount.map_or(Ok(()), Mount::take_away)?;
                 remove(&directory)
-            })
-            .await?;
-            if was_mounted {
-                let directory = slot.directory.display();
-                tracing::info!(event = "image_unmounted", %directory, "unmounted");
+            });
+            let directory = slot.directory.display();
+            match taken.await {
+                Ok(()) if was_mounted => {
+                    tracing::info!(event = "image_unmounted", %directory, "unmounted");
+                }
+                Ok(()) => {}
+                // The sweep below and those to come try again.
+                Err(error) => tracing::warn!(%directory, %error, "stays for now"),
             }
         }
         let (root, front_end) = (self.root.clone(), Arc::clone(front_end));

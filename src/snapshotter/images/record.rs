@@ -1,0 +1,127 @@
+//! The name under which the descriptor of a mount is kept: all that a later daemon must know to
+//! serve it on.
+//!
+//! `nacre.FORMAT.NUMBERING.DIRECTORY.MINOR.PROTOCOL.FLAGS`: version of this form, version of the
+//! inode numbers that the kernel remembers, name of the lower directory, device number of the file
+//! system, and its first handshake.
+
+use crate::{
+    error::{Error, Kind, Result},
+    fuse::Handshake,
+    keeper::PREFIX,
+    tree,
+};
+
+/// What a kept descriptor is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    /// Name of the lower directory: manifest and layer number.
+    pub(super) directory: String,
+    /// The file system's device number is 0 and this.
+    pub(super) minor: u32,
+    pub(super) handshake: Handshake,
+}
+
+/// Version of the form.
+const FORMAT: u32 = 1;
+
+// === impl Record ===
+
+impl Record {
+    pub(super) fn name(&self) -> String {
+        let Record {
+            directory,
+            minor,
+            handshake,
+        } = self;
+        let (numbering, protocol) = (tree::NUMBERING, handshake.minor);
+        let flags = handshake.flags;
+        format!("{PREFIX}{FORMAT}.{numbering}.{directory}.{minor}.{protocol}.{flags:x}")
+    }
+
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// `Unsupported` if another version of nacre made it, `Invalid` if none did.
+    pub(super) fn parse(name: &str) -> Result<Self> {
+        let invalid = || Error::invalid(format!("kept descriptor {name:?} is not one of nacre's"));
+        let rest = name.strip_prefix(PREFIX).ok_or_else(invalid)?;
+        let mut parts = rest.split('.');
+        let mut number = || parts.next()?.parse::<u32>().ok();
+        let versions = (number().ok_or_else(invalid)?, number());
+        if versions != (FORMAT, Some(tree::NUMBERING)) {
+            let message = format!("kept descriptor {name:?} is of another version of nacre");
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        let parts: Vec<&str> = parts.collect();
+        let [directory, minor, protocol, flags] = parts[..] else {
+            return Err(invalid());
+        };
+        let named = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+        if directory.is_empty() || !directory.bytes().all(named) {
+            return Err(invalid());
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            minor: minor.parse().map_err(|_| invalid())?,
+            handshake: Handshake {
+                minor: protocol.parse().map_err(|_| invalid())?,
+                flags: u64::from_str_radix(flags, 16).map_err(|_| invalid())?,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::check_name;
+
+    fn record(directory: String) -> Record {
+        Record {
+            directory,
+            minor: 1_048_575,
+            handshake: Handshake {
+                minor: 45,
+                flags: 1 << 39 | 1 << 17,
+            },
+        }
+    }
+
+    #[test]
+    fn a_name_says_everything_and_every_keeper_takes_it() {
+        let short = record(format!("{}-3", "0a".repeat(32)));
+        let directory = &short.directory;
+        let text = format!(
+            "nacre.1.{}.{directory}.1048575.45.8000020000",
+            tree::NUMBERING
+        );
+        assert_eq!(short.name(), text);
+        assert_eq!(Record::parse(&text).unwrap(), short);
+        // The longest: a SHA-512, the highest layer.
+        let long = record(format!("{}-65535", "0a".repeat(64)));
+        check_name(&long.name()).unwrap();
+        assert_eq!(Record::parse(&long.name()).unwrap(), long);
+    }
+
+    #[test]
+    fn other_versions_are_told_from_nonsense() {
+        let of = |name: &str| Record::parse(name).unwrap_err().kind();
+        for name in ["nacre.2.1.aa-0.1.45.0", "nacre.1.99.aa-0.1.45.0", "nacre.7"] {
+            assert_eq!(of(name), Kind::Unsupported, "{name}");
+        }
+        for name in [
+            "",
+            "nacre.",
+            "nacre.x.1.aa-0.1.45.0",
+            "stored",
+            "nacre.1.1.aa-0.1.45",
+            "nacre.1.1.aa-0.1.45.0.0",
+            "nacre.1.1.../x.1.45.0",
+            "nacre.1.1.aa-0.-1.45.0",
+            "nacre.1.1.aa-0.1.45.zz",
+        ] {
+            assert_eq!(of(name), Kind::Invalid, "{name}");
+        }
+    }
+}
