@@ -15,7 +15,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -48,8 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(3);
 
 /// Tests that kill and measure do so one after the other.
-fn alone() -> Option<MutexGuard<'static, ()>> {
-    static ALONE: Mutex<()> = Mutex::new(());
+async fn alone() -> Option<tokio::sync::MutexGuard<'static, ()>> {
+    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: not root");
         return None;
@@ -58,7 +58,7 @@ fn alone() -> Option<MutexGuard<'static, ()>> {
         println!("skipped: no /dev/fuse");
         return None;
     }
-    Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner))
+    Some(ALONE.lock().await)
 }
 
 fn rounds() -> usize {
@@ -368,7 +368,7 @@ fn is_eio(result: std::io::Result<Vec<u8>>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_notices_no_kill() {
-    let Some(_alone) = alone() else { return };
+    let Some(_alone) = alone().await else { return };
     let Some(image) = Encrypted::make() else {
         return;
     };
@@ -398,7 +398,7 @@ async fn a_reader_notices_no_kill() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_notices_no_stop_and_no_upgrade() {
-    let Some(_alone) = alone() else { return };
+    let Some(_alone) = alone().await else { return };
     let Some(image) = Encrypted::make() else {
         return;
     };
@@ -425,7 +425,7 @@ async fn a_reader_notices_no_stop_and_no_upgrade() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_asked_of_the_dead_is_answered_by_the_successor() {
-    let Some(_alone) = alone() else { return };
+    let Some(_alone) = alone().await else { return };
     let toy = Toy::make().await;
     let mut daemon = toy.daemon();
     let overlay = toy.container(&daemon, "one").await;
@@ -451,7 +451,7 @@ async fn what_was_asked_of_the_dead_is_answered_by_the_successor() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_registry_a_cached_image_is_served_on() {
-    let Some(_alone) = alone() else { return };
+    let Some(_alone) = alone().await else { return };
     let toy = Toy::make().await;
     let mut daemon = toy.daemon();
     let overlay = toy.container(&daemon, "one").await;
@@ -475,7 +475,7 @@ async fn without_its_registry_a_cached_image_is_served_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_cannot_be_opened_fails_its_reads_until_it_can() {
-    let Some(_alone) = alone() else { return };
+    let Some(_alone) = alone().await else { return };
     let toy = Toy::make().await;
     let mut daemon = toy.daemon();
     let overlay = toy.container(&daemon, "one").await;
@@ -514,7 +514,7 @@ async fn an_image_that_cannot_be_opened_fails_its_reads_until_it_can() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_keeper_is_replaced_before_it_is_needed() {
-    let Some(_alone) = alone() else { return };
+    let Some(_alone) = alone().await else { return };
     let toy = Toy::make().await;
     let mut daemon = toy.daemon();
     let overlay = toy.container(&daemon, "one").await;
@@ -546,7 +546,7 @@ async fn a_killed_keeper_is_replaced_before_it_is_needed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_nobody_has_any_more_is_not_adopted() {
-    let Some(_alone) = alone() else { return };
+    let Some(_alone) = alone().await else { return };
     let toy = Toy::make().await;
     let mut daemon = toy.daemon();
     drop(toy.container(&daemon, "one").await);
@@ -562,7 +562,7 @@ async fn an_image_that_nobody_has_any_more_is_not_adopted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn switched_off_mounts_end_with_the_daemon() {
-    let Some(_alone) = alone() else { return };
+    let Some(_alone) = alone().await else { return };
     let toy = Toy::make().await;
     let mut daemon = toy.daemon_with("hand_over = \"off\"");
     drop(toy.container(&daemon, "one").await);
@@ -573,7 +573,7 @@ async fn switched_off_mounts_end_with_the_daemon() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn release_leaves_no_mount_no_process_and_no_socket() {
-    let Some(_alone) = alone() else { return };
+    let Some(_alone) = alone().await else { return };
     let toy = Toy::make().await;
     let mut daemon = toy.daemon();
     let overlay = toy.container(&daemon, "one").await;
@@ -713,7 +713,7 @@ const HIGH: usize = 500;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn systemd_keeps_descriptors_and_hands_them_to_the_next() {
-    let Some(_alone) = alone() else { return };
+    let Some(_alone) = alone().await else { return };
     let toy = Toy::make().await;
     let manager = Manager::start();
     let mut daemon = toy.prepared("");

@@ -111,7 +111,7 @@ mod tests {
         }
         assert_eq!(gzip(&gz[..gz.len() - 1], plain.len()), None);
         assert_eq!(zstd(&frame[..frame.len() - 1], plain.len()), None);
-        let mut other = gz.clone();
+        let mut other = gz;
         let size = other.len() - 4;
         other[size] ^= 1;
         assert_eq!(gzip(&other, plain.len()), None, "a size that is not so");

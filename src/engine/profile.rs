@@ -206,7 +206,10 @@ mod tests {
                 },
                 Run {
                     layer: 0,
-                    bytes: 500..10,
+                    bytes: Range {
+                        start: 500,
+                        end: 10,
+                    },
                 },
                 Run {
                     layer: 0,

@@ -56,6 +56,9 @@ struct Shared {
     reads: Reads,
 }
 
+/// An entry of a directory: offset of the next one, inode, type, name.
+type Listed<'a> = (u64, Ino, Kind, &'a [u8]);
+
 // === impl TreeFilesystem ===
 
 impl TreeFilesystem {
@@ -163,7 +166,7 @@ impl TreeFilesystem {
         &self,
         number: INodeNo,
         offset: u64,
-    ) -> Result<(&Tree, impl Iterator<Item = (u64, Ino, Kind, &[u8])>), Errno> {
+    ) -> Result<(&Tree, impl Iterator<Item = Listed<'_>>), Errno> {
         let (tree, ino) = self.node(number)?;
         if tree.attributes(ino).kind != Kind::Directory {
             return Err(Errno::ENOTDIR);

@@ -125,8 +125,7 @@ mod tests {
         assert!(!reads.wait_none(Duration::from_millis(1)));
         drop(one);
         assert!(!reads.wait_none(Duration::from_millis(1)));
-        let other = reads.clone();
-        let waiting = std::thread::spawn(move || other.wait_none(Duration::from_secs(60)));
+        let waiting = std::thread::spawn(move || reads.wait_none(Duration::from_secs(60)));
         drop(two);
         assert!(waiting.join().unwrap());
     }
