@@ -26,7 +26,7 @@ pub(super) struct Measured {
     engines: Engines,
 }
 
-/// [`Measured`] at one moment.
+/// What was measured, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImagesCounts {
     /// Images that were admitted and opened, by their class.
