@@ -204,14 +204,17 @@ impl Connection {
         }
     }
 
+    /// A direction ended: so did an answer that says no length.
     fn close(&self, direction: Direction, follower: &mut Follower) {
-        let answer = match direction {
-            Direction::Down => follower.close(),
-            Direction::Up => None,
-        };
+        if direction == Direction::Up {
+            return;
+        }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((answer, (sent, _))) = answer.zip(waiting.pop_front()) {
-            self.route.ledger.answered(sent, answer.status, answer.bytes);
+        if let Some(answer) = follower.close()
+            && let Some((sent, _)) = waiting.pop_front()
+        {
+            let ledger = &self.route.ledger;
+            ledger.answered(sent, answer.status, answer.bytes);
         }
     }
 }

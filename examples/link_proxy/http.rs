@@ -76,8 +76,8 @@ impl Follower {
         })
     }
 
-    /// Takes bytes from the server; calls `method` for that of the request that is answered, and `each`
-    /// for every answer that is complete.
+    /// Takes bytes from the server; calls `method` for that of the request that is answered, and
+    /// `each` for every answer that is complete.
     pub(crate) fn answers(
         &mut self,
         bytes: &[u8],
@@ -135,7 +135,9 @@ impl Follower {
                     taken
                 }
                 State::Body(left) | State::Chunk(left) => {
-                    let here = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                    let here = usize::try_from(*left)
+                        .unwrap_or(usize::MAX)
+                        .min(bytes.len());
                     *left -= here as u64;
                     self.bytes += here as u64;
                     self.ended(on)?;
@@ -240,7 +242,9 @@ fn fields(head: &[u8]) -> io::Result<(String, BodyLength, Option<String>)> {
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         let value = value.trim();
         if name.eq_ignore_ascii_case("content-length") {
-            let number = value.parse().map_err(|_| wrong("a length that is no number"))?;
+            let number = value
+                .parse()
+                .map_err(|_| wrong("a length that is no number"))?;
             length = BodyLength::Known(number);
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             if value.to_ascii_lowercase().contains("chunked") {
@@ -319,7 +323,8 @@ mod tests {
 
     #[test]
     fn an_interim_answer_is_not_the_answer() {
-        let wire = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
+        let wire =
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
         let seen = answers(wire, &["PUT", "PUT"]);
         assert_eq!(seen, [answer(201, wire)]);
     }

@@ -1,9 +1,9 @@
 //! What crossed the link: connections, requests, bytes, and how many requests had to wait for each
 //! other.
 //!
-//! A request's depth is one more than that of the deepest request whose answer was complete when it was
-//! sent. The largest depth is the number of dependent round trips: an upper bound, because a request
-//! that happens to be sent after an unrelated answer counts as if it had needed it.
+//! A request's depth is one more than that of the deepest request whose answer was complete when it
+//! was sent. The largest depth is the number of dependent round trips: an upper bound, because a
+//! request that happens to be sent after an unrelated answer counts as if it had needed it.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

@@ -1,7 +1,7 @@
 //! The pace of a link: when the last bit of a segment has left, and when it arrives.
 //!
-//! Every connection reserves its segments on one clock a direction, so that all together never exceed
-//! the rate. The clock is kept in due times, not in sleeps: waking late does not add up.
+//! Every connection reserves its segments on one clock a direction, so that all together never
+//! exceed the rate. The clock is kept in due times, not in sleeps: waking late does not add up.
 
 use std::{
     sync::{
@@ -121,7 +121,10 @@ mod tests {
             .collect();
         let took = due[9] - start;
         // A second for a megabyte, but for the credit.
-        assert!(took <= Duration::from_secs(1) + Duration::from_millis(100), "{took:?}");
+        assert!(
+            took <= Duration::from_secs(1) + Duration::from_millis(100),
+            "{took:?}"
+        );
         assert!(took >= Duration::from_secs(1) - CREDIT, "{took:?}");
         assert_eq!(due[9] - due[8], Duration::from_millis(100));
         // The other way is free.

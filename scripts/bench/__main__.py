@@ -1,5 +1,5 @@
-"""Options, the order of rounds, results. Started by scripts/bench-pull, as root, in a mount namespace of
-its own."""
+"""Options, the order of rounds, results. Started by scripts/bench-pull, as root, in a mount
+namespace of its own."""
 
 import argparse
 import fcntl
@@ -32,7 +32,9 @@ def options():
         help="only these; any part may be left out, several of a kind named; may be given again",
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each (default: 5)")
-    parser.add_argument("--json", metavar="FILE", help="save results as JSON (CSV, plots beside it)")
+    parser.add_argument(
+        "--json", metavar="FILE", help="save results as JSON (CSV, plots beside it)"
+    )
     parser.add_argument(
         "--small-model", type=int, default=4096, metavar="MIB",
         help="size of the model's file, for trying (default: 4096)",
@@ -41,7 +43,9 @@ def options():
     parser.add_argument("--nacre-chunk-kib", type=int, metavar="KIB", help="nacre image convert's")
     parser.add_argument("--nacre-config", metavar="TOML", help="lines for nacre.toml, for trying")
     parser.add_argument("--requests", metavar="DIR", help="save every request of each first round")
-    parser.add_argument("--floor", action="store_true", help="only the pages that python-ml touches")
+    parser.add_argument(
+        "--floor", action="store_true", help="only the pages that python-ml touches"
+    )
     parser.add_argument("--prepare", action="store_true", help="only make images and variants")
     for hidden in ("--cache", "--nacre", "--link-proxy"):
         parser.add_argument(hidden, required=True, help=argparse.SUPPRESS)
@@ -62,12 +66,12 @@ def choose(only, kinds):
         chosen[found[0]].add(word)
     return [
         [name for name in names if not picked or name in picked]
-        for names, picked in zip(kinds, chosen)
+        for names, picked in zip(kinds, chosen, strict=True)
     ]
 
 
 def run(lab, plan, rounds, save):
-    """Runs all rounds of each image and link, the modes in turn, each round beginning with another."""
+    """All rounds of each image and link: the modes in turn, another first in each round."""
     results, failures = [], {}
     for image, link, cell_modes in plan:
         cells = {mode.name: [] for mode in cell_modes}
@@ -86,7 +90,8 @@ def run(lab, plan, rounds, save):
                 if number == 0 and lab.options.requests:
                     save_requests(lab.options.requests, image, link, mode, requests)
                 say(
-                    f"{image.name} {link} {mode.name} {number + 1}/{rounds}: ready {one['ready_s']:.2f} s, "
+                    f"{image.name} {link} {mode.name} {number + 1}/{rounds}: "
+                    f"ready {one['ready_s']:.2f} s, "
                     f"{one['requests']} requests, {one['bytes'] / 1e6:.1f} MB"
                 )
         for name, measured in cells.items():
@@ -170,7 +175,9 @@ def bench(lab, wanted):
     for (image, link, mode), why in {**unmade, **failures}.items():
         print(f"failed: {image} {link} {mode}: {why}")
     if wanted.json and results:
-        for path in plots.save(os.path.splitext(wanted.json)[0] + "-plots", results, list(all_modes)):
+        for path in plots.save(
+            os.path.splitext(wanted.json)[0] + "-plots", results, list(all_modes)
+        ):
             say(f"plot: {path}")
     return 1 if unmade or failures or not results else 0
 

@@ -76,7 +76,9 @@ class Containerd:
                     break
             if at and image.serves:
                 # It may be gone already; then the next line says how.
-                subprocess.run(kill, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+                subprocess.run(
+                    kill, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+                )
             said += process.stdout.readlines()
             code = process.wait()
         finally:

@@ -1,5 +1,5 @@
-"""The floor: which pages of an image a start touches, with the kernel's readahead off, and what they
-come to compressed. No lazy way can fetch less without knowing pages beforehand."""
+"""The floor: which pages of an image a start touches, with the kernel's readahead off, and what
+they come to compressed. No lazy way can fetch less without knowing pages beforehand."""
 
 import ctypes
 import mmap
@@ -17,8 +17,8 @@ PIECE = 1 << 20
 
 
 def measure(lab, image):
-    """Runs the image from an uncompressed EROFS image without readahead, then asks which pages of its
-    files are in memory."""
+    """Runs the image from an uncompressed EROFS image without readahead, then asks which pages of
+    its files are in memory."""
     lab.empty()
     packed, lower = f"{lab.work}/image.erofs", f"{lab.work}/lower"
     os.makedirs(lower)
@@ -116,5 +116,6 @@ def text(found):
     """One line for the report."""
     return (
         f"floor of python-ml: {found['files']} files of {found['whole_bytes'] / 1e6:.0f} MB, "
-        f"touched {found['touched_bytes'] / 1e6:.0f} MB, compressed {found['compressed_bytes'] / 1e6:.0f} MB"
+        f"touched {found['touched_bytes'] / 1e6:.0f} MB, "
+        f"compressed {found['compressed_bytes'] / 1e6:.0f} MB"
     )

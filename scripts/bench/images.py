@@ -1,5 +1,5 @@
-"""The image set: what is in each, what runs in it, and the line that says it is ready. Made once from
-Debian, PyPI and npm packages, and kept."""
+"""The image set: what is in each, what runs in it, and the line that says it is ready. Made once
+from Debian, PyPI and npm packages, and kept."""
 
 import base64
 import json
@@ -76,7 +76,9 @@ def catalogue(model_mib):
         Image("base", ["base"], start + ["echo ready"]),
         Image("python-ml", ["base", "python", "ml"], ["python3", "/app/start.py"]),
         Image("node-app", ["base", "node", "app"], ["node", "/app/start.js"], serves=True),
-        Image("many-small", ["base", "small"], start + ["cat $(cat /data/list) | wc -c; echo ready"]),
+        Image(
+            "many-small", ["base", "small"], start + ["cat $(cat /data/list) | wc -c; echo ready"]
+        ),
         Image(
             "postgres",
             ["base", "postgres"],
@@ -122,7 +124,9 @@ class Kitchen:
             trees.remove(directory)
             os.makedirs(directory)
             tree = os.path.join(directory, "tree")
-            self._make(name, [os.path.join(self.directory, "layers", it, "tree") for it in below], tree)
+            self._make(
+                name, [os.path.join(self.directory, "layers", it, "tree") for it in below], tree
+            )
             described = layers.pack(tree, packed)
             with open(about + ".partial", "w", encoding="ascii") as file:
                 json.dump(described, file)
@@ -151,9 +155,9 @@ def python_packages(root):
     """NumPy and its friends, for the Python that the image has, compiled as pip does."""
     target = "usr/local/lib/python3.11/dist-packages"
     run(
-        "/usr/bin/python3", "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check",
-        "--only-binary=:all:", "--python-version=3.11", "--implementation=cp", "--target",
-        os.path.join(root, target), *PYTHON_PACKAGES,
+        "/usr/bin/python3", "-m", "pip", "install", "--quiet", "--no-compile",
+        "--disable-pip-version-check", "--only-binary=:all:", "--python-version=3.11",
+        "--implementation=cp", "--target", os.path.join(root, target), *PYTHON_PACKAGES,
     )  # fmt: skip
     os.makedirs(os.path.join(root, "app"))
     with open(os.path.join(root, "app/start.py"), "w", encoding="ascii") as file:
@@ -179,7 +183,7 @@ def node_packages(root):
 
 
 def small_files(root):
-    """Fifty thousand files of 100 to 4,000 bytes of text, and a list of those that a start reads."""
+    """Fifty thousand files of 100 to 4,000 bytes, and a list of those that a start reads."""
     source = random.Random(50_000)
     data = os.path.join(root, "data")
     chosen = []

@@ -33,8 +33,8 @@ class Lab:
         os.makedirs(self.work)
 
     def cold(self, programs, repository=None, tag=None):
-        """As a machine that runs containers but has not seen the image: caches dropped, programs and
-        the registry's blobs of an image read."""
+        """As a machine that runs containers but has not seen the image: caches dropped, programs
+        and the registry's blobs of an image read."""
         run("sync")
         with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
             file.write("3")
@@ -45,22 +45,28 @@ class Lab:
 
     def kept(self, repository, tag, recipe, make):
         """Has a variant made by `make` unless one of this recipe is there."""
-        path = os.path.join(self.cache, "variants.json")
-        known = {}
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                known = json.load(file)
         name = f"{repository}:{tag}"
         key = hashlib.sha256(recipe.encode()).hexdigest()
-        if known.get(name) == key and self.registry.manifest(repository, tag):
+        if self._known().get(name) == key and self.registry.manifest(repository, tag):
             return
         self.say(f"making {name} ({recipe})")
         self.empty()
         make()
-        known[name] = key
+        # One variant may be made of another: that one is known by now.
+        known = {**self._known(), name: key}
+        path = self._variants()
         with open(path + ".partial", "w", encoding="utf-8") as file:
             json.dump(known, file, indent=1)
         os.rename(path + ".partial", path)
+
+    def _variants(self):
+        return os.path.join(self.cache, "variants.json")
+
+    def _known(self):
+        if not os.path.exists(self._variants()):
+            return {}
+        with open(self._variants(), encoding="utf-8") as file:
+            return json.load(file)
 
 
 class Keys:

@@ -1,5 +1,5 @@
-"""One round of one mode: cold, from the start of the pull to the workload's first line, then a second
-container."""
+"""One round of one mode: cold, from the start of the pull to the workload's first line, then a
+second container."""
 
 import itertools
 import os

@@ -15,7 +15,7 @@ WIDTH = 620
 def save(directory, results, modes):
     """Writes all plots; gives their files."""
     os.makedirs(directory, exist_ok=True)
-    colours = dict(zip(modes, COLOURS))
+    colours = dict(zip(modes, COLOURS, strict=True))
     written = []
     for image in dict.fromkeys(result["image"] for result in results):
         for figure, label in FIGURES.items():
@@ -51,7 +51,8 @@ def plot(title, figure, results, colours):
         colour = colours[result["mode"]]
         parts.append(text(LEFT - 8, y + 12, result["mode"], anchor="end"))
         parts.append(
-            f'<rect x="{LEFT}" y="{y}" width="{middle * scale:.1f}" height="{BAR - 3}" fill="{colour}"/>'
+            f'<rect x="{LEFT}" y="{y}" width="{middle * scale:.1f}" height="{BAR - 3}" '
+            f'fill="{colour}"/>'
         )
         centre = y + (BAR - 3) / 2
         parts.append(

@@ -86,7 +86,9 @@ class Registry:
         headers = {"Content-Type": manifest["mediaType"]}
         status, _, answer = self._request("PUT", target, body, headers)
         if status != 201:
-            raise Failed(f"registry: manifest {repository}:{tag}: status {status}: {answer[:200]!r}")
+            raise Failed(
+                f"registry: manifest {repository}:{tag}: status {status}: {answer[:200]!r}"
+            )
 
     def copy_in(self, source, repository, tag, *options):
         """Has skopeo copy an image of a layout (or of this registry) to a tag."""

@@ -7,7 +7,8 @@ import statistics
 
 SPREAD = ("ready_s", "pull_s", "second_start_s")
 MIDDLE = (
-    "bytes", "requests", "connections", "round_trips_before_mount", "round_trips", "rss_bytes", "cpu_s",
+    "bytes", "requests", "connections", "round_trips_before_mount", "round_trips", "rss_bytes",
+    "cpu_s",
 )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def table(results):
     for one in rows:
         words = [
             word.ljust(width) if at < 3 else word.rjust(width)
-            for at, (word, width) in enumerate(zip(one, widths))
+            for at, (word, width) in enumerate(zip(one, widths, strict=True))
         ]
         lines.append("  ".join(words).rstrip())
     return "\n".join(lines)

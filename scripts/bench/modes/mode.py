@@ -48,7 +48,10 @@ class Mode:
         layout, digest = self.lab.kitchen.layout(image)
         del layout
         self.lab.kept(
-            self.repository(image), self.tag, f"{self.recipe()} of {digest}", lambda: self.make(image)
+            self.repository(image),
+            self.tag,
+            f"{self.recipe()} of {digest}",
+            lambda: self.make(image),
         )
 
     def layout(self, image):
@@ -79,7 +82,9 @@ class ContainerdSession:
     def pull(self):
         """Pulls the image, as far as this mode does."""
         client, *words = self.command
-        self.containerd.ctr(*words, "--snapshotter", self.snapshotter, self.reference, client=client)
+        self.containerd.ctr(
+            *words, "--snapshotter", self.snapshotter, self.reference, client=client
+        )
 
     def start(self, name):
         """Runs a container; gives when its line came."""

@@ -1,10 +1,9 @@
-"""nacre: `nacre serve` as containerd's snapshotter. Every variant is signed, and admitted by a policy
-that wants the signature; encrypted ones are encrypted by skopeo."""
+"""nacre: `nacre serve` as containerd's snapshotter. Every variant is signed, and admitted by a
+policy that wants the signature; encrypted ones are encrypted by skopeo."""
 
 import json
 import os
 import shutil
-import subprocess
 
 from ..process import Daemon, answers, run
 from .mode import ContainerdSession, Mode
@@ -41,7 +40,7 @@ class Nacre(Mode):
         return None
 
     def repository(self, image):
-        # A profile is found by the manifest's digest in its repository: one without must have its own.
+        # A profile is found by the manifest's digest: without one means another repository.
         return super().repository(image) + "-profile" * self.profile
 
     def recipe(self):
@@ -52,30 +51,45 @@ class Nacre(Mode):
         return ", ".join(parts)
 
     def make(self, image):
-        lab, options = self.lab, self.lab.options
-        lazy = f"oci:{lab.work}/lazy:latest"
-        convert = ["image", "convert", self.layout(image), lazy, "--format", options.nacre_format]
-        if options.nacre_chunk_kib:
-            convert += ["--chunk-kib", options.nacre_chunk_kib]
-        run(lab.nacre, *convert)
+        lab = self.lab
         encrypt = ["--encryption-key", f"jwe:{lab.keys.public}"] if self.encrypted else []
-        lab.registry.copy_in(lazy, self.repository(image), self.tag, *encrypt)
+        if self.profile:
+            # The same image in another repository.
+            source, encrypt = self._in_registry(image, Nacre(lab, encrypted=self.encrypted)), []
+        elif self.encrypted:
+            source = self._in_registry(image, Nacre(lab))
+        else:
+            source = self._convert(image)
+        lab.registry.copy_in(source, self.repository(image), self.tag, *encrypt)
         # Under the name that it is pulled by: the signature says it.
         lab.proxy.set("loopback")
         run(lab.nacre, "image", "sign", "--key", lab.keys.signing, self.reference(image))
         if self.profile:
             self._make_profile(image)
 
+    def _in_registry(self, image, other):
+        """The variant of another mode, made if need be."""
+        other.ready_variant(image)
+        return f"docker://{self.lab.registry.address}/{other.repository(image)}:{other.tag}"
+
+    def _convert(self, image):
+        options, lazy = self.lab.options, f"oci:{self.lab.work}/lazy:latest"
+        convert = ["image", "convert", self.layout(image), lazy, "--format", options.nacre_format]
+        if options.nacre_chunk_kib:
+            convert += ["--chunk-kib", options.nacre_chunk_kib]
+        run(self.lab.nacre, *convert)
+        return lazy
+
     def _make_profile(self, image):
         """Records what the workload reads, and attaches that to the image."""
-        keys = self.lab.keys
         self._write_policy()
-        opening = ["--policy", f"{self.lab.work}/policy.json", "--decryption-key", keys.private]
-        profile = f"{self.lab.work}/profile"
+        opening = ["--policy", f"{self.lab.work}/policy.json"]
+        opening += ["--decryption-key", self.lab.keys.private] if self.encrypted else []
+        profile = [self.lab.nacre, "image", "profile"]
+        file, until = f"{self.lab.work}/profile", ["--until", image.ready] if image.serves else []
         reference = self.reference(image)
-        record = ["image", "profile", "record", reference, *opening, "--output", profile]
-        run(self.lab.nacre, *record, "--", *image.command)
-        run(self.lab.nacre, "image", "profile", "push", reference, profile, "--key", keys.signing)
+        run(*profile, "record", reference, *opening, "--output", file, *until, "--", *image.command)
+        run(*profile, "push", reference, *opening, "--profile", file)
 
     def session(self, image):
         work = self.lab.work
@@ -103,9 +117,3 @@ class Nacre(Mode):
         transports = {"docker": {f"{self.lab.registry.name}/bench": [rule]}}
         with open(os.path.join(self.lab.work, "policy.json"), "w", encoding="utf-8") as file:
             json.dump({"default": [{"type": "reject"}], "transports": transports}, file)
-
-
-def version(program):
-    """What it says of itself."""
-    done = subprocess.run([program, "--version"], stdout=subprocess.PIPE, text=True, check=False)
-    return done.stdout.strip()

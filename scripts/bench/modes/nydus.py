@@ -1,5 +1,5 @@
-"""nydus: RAFS v6 over FUSE, one merged mount an image. nydusd is started by the harness itself, without
-nydus' containerd snapshotter: that is its best case."""
+"""nydus: RAFS v6 over FUSE, one merged mount an image. nydusd is started by the harness itself,
+without nydus' containerd snapshotter: that is its best case."""
 
 import gzip
 import hashlib
@@ -49,14 +49,18 @@ class Nydus(Mode):
         for number, layer in enumerate(manifest["layers"]):
             plain, bootstrap = f"{work}/{number}.tar", f"{work}/{number}.boot"
             with open(plain, "wb") as output:
-                subprocess.run(["gzip", "-dc", blob_path(layout, layer["digest"])], stdout=output, check=True)
+                subprocess.run(
+                    ["gzip", "-dc", blob_path(layout, layer["digest"])], stdout=output, check=True
+                )
             run(
                 "nydus-image", "create", "--type", "tar-rafs", "--fs-version", "6",
                 "--compressor", "zstd", "--blob-dir", blobs, "--bootstrap", bootstrap, plain,
             )  # fmt: skip
             os.unlink(plain)
             bootstraps.append(bootstrap)
-            new = set(os.listdir(blobs)) - {it["digest"].removeprefix("sha256:") for it in blob_layers}
+            new = set(os.listdir(blobs)) - {
+                it["digest"].removeprefix("sha256:") for it in blob_layers
+            }
             for name in new:
                 blob_layers.append(self._push(repository, f"{blobs}/{name}", BLOB))
         merged = f"{work}/merged.boot"

@@ -1,5 +1,5 @@
-"""containerd's own way: every layer downloaded and unpacked, then overlayfs. Encrypted: decrypted on
-the way by imgcrypt's stream processor."""
+"""containerd's own way: every layer downloaded and unpacked, then overlayfs. Encrypted: decrypted
+on the way by imgcrypt's stream processor."""
 
 import os
 import shutil

@@ -1,5 +1,5 @@
-"""The eager decrypting way outside containerd: skopeo copies and decrypts, umoci unpacks. image-rs, the
-guest's way, is not published as a crate; it does the same work."""
+"""The eager decrypting way outside containerd: skopeo copies and decrypts, umoci unpacks. image-rs,
+the guest's way, is not published as a crate; it does the same work."""
 
 import shutil
 

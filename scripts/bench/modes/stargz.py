@@ -1,6 +1,7 @@
-"""containerd's stargz snapshotter; optimised: with the files that a start reads in front, as its own
-optimiser records them."""
+"""containerd's stargz snapshotter; optimised: with the files that a start reads in front, as its
+own optimiser records them."""
 
+import functools
 import os
 import shutil
 
@@ -38,7 +39,7 @@ class Stargz(Mode):
         registry.copy_in(self.layout(image), self.repository(image), "plain")
         containerd = Containerd(os.path.join(self.lab.work, "c"), {})
         try:
-            ctr = lambda *words: containerd.ctr(*words, client="ctr-remote")
+            ctr = functools.partial(containerd.ctr, client="ctr-remote")
             ctr("images", "pull", "--plain-http", source)
             if self.optimised:
                 ctr(
