@@ -1,6 +1,6 @@
 //! A link of a given rate and delay, on loopback: a TCP proxy in front of a registry that holds
-//! bytes back as a slower network would, and counts connections, requests, bytes and dependent round
-//! trips.
+//! bytes back as a slower network would, and counts connections, requests, bytes and dependent
+//! round trips.
 //! `scripts/bench-pull` measures through it; docs/benchmarks.md says what it models and what not.
 //!
 //! ```text

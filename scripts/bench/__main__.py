@@ -33,7 +33,7 @@ def options():
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each (default: 5)")
     parser.add_argument(
-        "--json", metavar="FILE", help="save results as JSON (CSV, plots beside it)"
+        "--json", metavar="FILE", help="where to save results (CSV and plots beside it)"
     )
     parser.add_argument(
         "--small-model", type=int, default=4096, metavar="MIB",
@@ -49,7 +49,9 @@ def options():
     parser.add_argument("--prepare", action="store_true", help="only make images and variants")
     for hidden in ("--cache", "--nacre", "--link-proxy"):
         parser.add_argument(hidden, required=True, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    wanted = parser.parse_args()
+    wanted.json = wanted.json or os.path.join(wanted.cache, "results.json")
+    return wanted
 
 
 def choose(only, kinds):
@@ -82,7 +84,7 @@ def run(lab, plan, rounds, save):
                     continue
                 try:
                     one, requests = measure(lab, mode, image, link)
-                except Failed as error:
+                except (Failed, OSError) as error:
                     failures[image.name, link, mode.name] = str(error)
                     say(f"{image.name} {link} {mode.name}: {error}")
                     continue
@@ -124,7 +126,7 @@ def prepare(lab, chosen_images, chosen_modes):
             try:
                 mode.ready_variant(image)
                 takes_part[image.name].append(mode)
-            except Failed as error:
+            except (Failed, OSError) as error:
                 failures[image.name, "-", mode.name] = str(error)
                 say(f"{image.name} {mode.name}: variant: {error}")
     return takes_part, missing, failures
@@ -155,15 +157,16 @@ def bench(lab, wanted):
     if "python-ml" in names[0]:
         document["floor"] = floor.measure(lab, catalogue["python-ml"])
 
+    beside = os.path.splitext(wanted.json)[0]
+
     def save(results, failures):
         document["results"] = results
         document["failed"] = [
             {"image": image, "link": link, "mode": mode, "why": why}
             for (image, link, mode), why in {**unmade, **failures}.items()
         ]
-        if wanted.json:
-            report.save_json(wanted.json, document)
-            report.save_csv(os.path.splitext(wanted.json)[0] + ".csv", results)
+        report.save_json(wanted.json, document)
+        report.save_csv(beside + ".csv", results)
 
     plan = [(image, link, takes_part[image.name]) for image in chosen_images for link in names[1]]
     results, failures = run(lab, plan, wanted.rounds, save)
@@ -174,11 +177,9 @@ def bench(lab, wanted):
         print(f"missing: {name}: {why}")
     for (image, link, mode), why in {**unmade, **failures}.items():
         print(f"failed: {image} {link} {mode}: {why}")
-    if wanted.json and results:
-        for path in plots.save(
-            os.path.splitext(wanted.json)[0] + "-plots", results, list(all_modes)
-        ):
-            say(f"plot: {path}")
+    if results:
+        plots.save(beside + "-plots", results, list(all_modes))
+        say(f"saved: {wanted.json}, {beside}.csv, {beside}-plots/")
     return 1 if unmade or failures or not results else 0
 
 
