@@ -54,6 +54,7 @@ pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod engine;
+pub mod erofs;
 pub mod error;
 pub mod fuse;
 #[doc(hidden)]

@@ -25,7 +25,8 @@ use crate::tree::{Attributes, Ino, Kind, Tree};
 mod quiet;
 mod throttle;
 
-use throttle::Throttle;
+pub(crate) use quiet::refusals;
+pub(crate) use throttle::Throttle;
 
 /// A tree as the kernel's requests see it.
 pub struct TreeFilesystem {
@@ -323,7 +324,7 @@ impl Filesystem for TreeFilesystem {
         answer_xattr(&list, size, reply);
     }
 
-    quiet::refusals!();
+    refusals!();
 }
 
 // === impl Shared ===

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::{Arc, OnceLock},
 };
 
@@ -42,6 +43,10 @@ impl ReadFile for Switched {
             Some(why) => done(Err(Error::corrupt(format!("image is poisoned: {why}")))),
             None => self.engine.read(file, offset, length, done),
         }
+    }
+
+    fn zeros(&self, file: FileData) -> Vec<Range<u64>> {
+        self.engine.zeros(file)
     }
 }
 
