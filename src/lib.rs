@@ -56,6 +56,7 @@ pub mod codec;
 pub mod config;
 pub mod cri;
 pub mod engine;
+pub mod erofs;
 pub mod error;
 pub mod fuse;
 #[doc(hidden)]

@@ -9,139 +9,16 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use nacre::index::EntryKind;
-use nacre::tree::{Kind, Tree};
 use rustix::fs::{lgetxattr, llistxattr};
 
 mod fixture;
 
-use fixture::{Fault, Image, can_mount, entry, place};
-
-/// Every odd kind of entry.
-fn odd_image() -> Image {
-    let mut image = Image::new();
-    image.directory("").mode = 0o751;
-    image.directory("tmp").mode = 0o1777;
-    let tool = image.file("bin/tool", "#!/bin/sh\necho hello\n");
-    tool.mode = 0o6755;
-    tool.uid = 1000;
-    tool.gid = 4_000_000_000;
-    tool.mtime = -77;
-    tool.mtime_nanos = 123_456_789;
-    image.add(entry(
-        "bin/link",
-        EntryKind::Hardlink(b"bin/tool"[..].into()),
-    ));
-    image.add(entry("other", EntryKind::Hardlink(b"bin/link"[..].into())));
-    image.add(entry(
-        "relative",
-        EntryKind::Symlink(b"bin/tool"[..].into()),
-    ));
-    let dangling = vec![b't'; 4095];
-    image.add(entry("dangling", EntryKind::Symlink(dangling.into())));
-    image.add(entry("null", EntryKind::CharDevice { major: 1, minor: 3 }));
-    let block = EntryKind::BlockDevice {
-        major: 259,
-        minor: 70_000,
-    };
-    image.add(entry("block", block)).mode = 0o660;
-    image.add(entry("pipe", EntryKind::Fifo)).mode = 0o600;
-    image.file("empty", "");
-    image.file(b"non-utf8-\xff\xfe \n", "x");
-    image.file(vec![b'n'; 255], "long");
-    image.file("future", "y").mtime = 5_000_000_000;
-    image.file("secret", "only root").mode = 0o600;
-    let marked = image.file("marked", "with xattrs");
-    let capability = hex::decode("0100000200200000000000000000000000000000").unwrap();
-    marked.xattrs = vec![
-        (b"user.note"[..].into(), b"value"[..].into()),
-        (b"user.empty"[..].into(), b""[..].into()),
-        (b"security.capability"[..].into(), capability.into()),
-    ];
-    image.file(
-        "large",
-        (0..3_000_000_u32)
-            .flat_map(u32::to_le_bytes)
-            .collect::<Vec<u8>>(),
-    );
-    image
-}
-
-fn below(directory: &Path, path: &[u8]) -> PathBuf {
-    if path.is_empty() {
-        return directory.to_owned();
-    }
-    directory.join(OsStr::from_bytes(path))
-}
-
-fn assert_same(directory: &Path, tree: &Tree) {
-    let mut seen = HashSet::new();
-    for (path, ino) in tree.walk() {
-        let full = below(directory, &path);
-        let expected = tree.attributes(ino);
-        let found = fs::symlink_metadata(&full).unwrap();
-        let shown = path.escape_ascii().to_string();
-        let bits = match expected.kind {
-            Kind::Directory => 0o40000,
-            Kind::Regular => 0o100_000,
-            Kind::Symlink => 0o120_000,
-            Kind::CharDevice => 0o20000,
-            Kind::BlockDevice => 0o60000,
-            Kind::Fifo => 0o10000,
-        };
-        assert_eq!(found.mode(), bits | u32::from(expected.mode), "{shown}");
-        assert_eq!(
-            (found.uid(), found.gid()),
-            (expected.uid, expected.gid),
-            "{shown}"
-        );
-        assert_eq!(found.size(), expected.size, "{shown}");
-        assert_eq!(found.nlink(), u64::from(expected.nlink), "{shown}");
-        assert_eq!(found.mtime(), expected.mtime, "{shown}");
-        assert_eq!(
-            found.mtime_nsec(),
-            i64::from(expected.mtime_nanos),
-            "{shown}"
-        );
-        assert_eq!(found.ino(), ino.number(), "{shown}");
-        if expected.rdev != 0 {
-            let minor = u64::from((expected.rdev & 0xff) | ((expected.rdev >> 12) & 0xf_ff00));
-            let major = u64::from((expected.rdev >> 8) & 0xfff);
-            assert_eq!(nix::sys::stat::major(found.rdev()), major, "{shown}");
-            assert_eq!(nix::sys::stat::minor(found.rdev()), minor, "{shown}");
-        }
-        if let Some(target) = tree.read_link(ino) {
-            assert_eq!(fs::read_link(&full).unwrap().as_os_str().as_bytes(), target);
-        }
-        if expected.kind == Kind::Directory {
-            let listed: HashSet<_> = fs::read_dir(&full)
-                .unwrap()
-                .map(|it| it.unwrap().file_name())
-                .collect();
-            let children: HashSet<_> = tree
-                .children(ino)
-                .map(|it| OsStr::from_bytes(it.name).to_owned())
-                .collect();
-            assert_eq!(listed, children, "{shown}");
-        }
-        let mut list = vec![0; 4096];
-        let length = llistxattr(&full, &mut list).unwrap();
-        let mut names: Vec<u8> = Vec::new();
-        for (name, value) in tree.xattrs(ino).iter() {
-            names.extend(name);
-            names.push(0);
-            let mut room = vec![0; 64];
-            let length = lgetxattr(&full, OsStr::from_bytes(name), &mut room).unwrap();
-            assert_eq!(&room[..length], value, "{shown}");
-        }
-        assert_eq!(&list[..length], names, "{shown}");
-        assert!(seen.insert(path));
-    }
-}
+use fixture::tree::{Shown, assert_same, odd_image};
+use fixture::{Fault, Image, can_mount, place};
 
 #[test]
 fn all_metadata_is_as_in_the_tree() {
@@ -152,9 +29,9 @@ fn all_metadata_is_as_in_the_tree() {
     let (_base, place) = place();
     let mounted = image.mount(&place).unwrap();
     let (tree, _) = image.build();
-    assert_same(&place, &tree);
+    assert_same(&place, &tree, Shown::BY_FUSE);
     // Again, from the kernel's caches.
-    assert_same(&place, &tree);
+    assert_same(&place, &tree, Shown::BY_FUSE);
     assert_eq!(
         fs::read(place.join("other")).unwrap(),
         b"#!/bin/sh\necho hello\n"

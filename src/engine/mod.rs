@@ -16,6 +16,7 @@ mod streams;
 mod workers;
 
 use std::{
+    ops::Range,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -67,6 +68,12 @@ pub trait ReadFile: Send + Sync + 'static {
     /// Reads `length` bytes at `offset`, fewer at the end of the file. Never blocks on the network:
     /// `done` is called from a worker, or at once if the bytes are at hand.
     fn read(&self, file: FileData, offset: u64, length: u32, done: ReadDone);
+
+    /// What is known to be zeros in a file without reading it: ascending ranges without overlap.
+    fn zeros(&self, file: FileData) -> Vec<Range<u64>> {
+        let _ = file;
+        Vec::new()
+    }
 }
 
 /// How an [`Engine`] fetches and decodes.
@@ -320,6 +327,11 @@ impl ReadFile for Engine {
                 ahead,
             });
         }
+    }
+
+    fn zeros(&self, file: FileData) -> Vec<Range<u64>> {
+        let layer = self.shared.layers.get(usize::from(file.layer));
+        layer.map_or_else(Vec::new, |layer| plan::zeros(&layer.data.table, file))
     }
 }
 

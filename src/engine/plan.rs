@@ -71,6 +71,22 @@ pub(super) fn parts(table: &ChunkTable, file: FileData, offset: u64, length: u32
         .collect()
 }
 
+/// The file's holes, neighbours joined.
+pub(super) fn zeros(table: &ChunkTable, file: FileData) -> Vec<Range<u64>> {
+    let mut holes: Vec<Range<u64>> = Vec::new();
+    for chunk in run(table, file) {
+        if chunk.place != Place::Zeros {
+            continue;
+        }
+        let end = chunk.file_offset + u64::from(chunk.length);
+        match holes.last_mut() {
+            Some(last) if last.end == chunk.file_offset => last.end = end,
+            _ => holes.push(chunk.file_offset..end),
+        }
+    }
+    holes
+}
+
 /// The file's chunks; empty if the file does not fit the table.
 fn run(table: &ChunkTable, file: FileData) -> &[Chunk] {
     let first = file.first_chunk as usize;
@@ -280,6 +296,21 @@ mod tests {
             ..FILE
         };
         assert_eq!(parts(&table(), beyond, 0, 10), vec![]);
+    }
+
+    #[test]
+    fn holes_of_a_file_are_joined() {
+        let mut table = table();
+        assert_eq!(zeros(&table, FILE), [20..25]);
+        table.chunks[1].place = Place::Zeros;
+        assert_eq!(zeros(&table, FILE), [10..25]);
+        table.chunks[2].place = table.chunks[3].place;
+        assert_eq!(zeros(&table, FILE), [10..20]);
+        let beyond = FileData {
+            first_chunk: 9,
+            ..FILE
+        };
+        assert!(zeros(&table, beyond).is_empty());
     }
 
     #[test]

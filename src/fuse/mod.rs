@@ -28,7 +28,8 @@ mod throttle;
 
 pub use shown::{Reads, Shown};
 
-use throttle::Throttle;
+pub(crate) use quiet::refusals;
+pub(crate) use throttle::Throttle;
 
 /// A tree as the kernel's requests see it.
 pub struct TreeFilesystem {
@@ -374,7 +375,7 @@ impl Filesystem for TreeFilesystem {
         answer_xattr(&list, size, reply);
     }
 
-    quiet::refusals!();
+    refusals!();
 }
 
 // === impl Shared ===

@@ -214,4 +214,4 @@ macro_rules! refusals {
     };
 }
 
-pub(super) use refusals;
+pub(crate) use refusals;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Admits a burst, then one event a period, and counts what it turned away.
 #[derive(Debug)]
-pub(super) struct Throttle {
+pub(crate) struct Throttle {
     burst: u32,
     period: Duration,
     state: Mutex<State>,
@@ -21,7 +21,7 @@ struct State {
 // === impl Throttle ===
 
 impl Throttle {
-    pub(super) fn new(burst: u32, period: Duration) -> Throttle {
+    pub(crate) fn new(burst: u32, period: Duration) -> Throttle {
         let state = State {
             left: burst,
             refilled: None,
@@ -35,7 +35,7 @@ impl Throttle {
     }
 
     /// Whether the event at `now` may be logged, and how many were not since the last that was.
-    pub(super) fn admit(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn admit(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let since = state
             .refilled

@@ -260,6 +260,13 @@ impl Tree {
         self.xattrs.set(self.inode(ino).xattrs)
     }
 
+    /// Number of the set of extended attributes that `ino` has: 0 if it has none. Sets are numbered
+    /// in the order of the inodes that have them.
+    #[must_use]
+    pub(crate) fn xattr_set(&self, ino: Ino) -> u32 {
+        self.inode(ino).xattrs
+    }
+
     /// Whether any inode has an extended attribute.
     #[must_use]
     pub fn has_xattrs(&self) -> bool {

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::{Arc, OnceLock},
 };
 
@@ -45,6 +46,10 @@ impl ReadFile for Switched {
             }
             None => self.engine.read(file, offset, length, done),
         }
+    }
+
+    fn zeros(&self, file: FileData) -> Vec<Range<u64>> {
+        self.engine.zeros(file)
     }
 }
 

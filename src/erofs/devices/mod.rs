@@ -1,0 +1,228 @@
+//! The devices of all EROFS images of this process, as files of one FUSE file system.
+//!
+//! A device appears when an image is to be mounted and stays as long as the kernel has it open, which
+//! an EROFS mount does until its last user is gone. The number of a device follows from its name and
+//! from what its addresses mean, so that a process that takes the file system over answers for the
+//! same numbers, or for none: never with the bytes of another layout.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Kind, Result};
+
+mod device;
+mod filesystem;
+
+pub use device::Device;
+pub use filesystem::DeviceFilesystem;
+
+/// The devices of one file system; clones share them.
+#[derive(Clone, Default)]
+pub struct Devices(Arc<Mutex<Table>>);
+
+/// Called once, when somebody reads an expected device that is not there yet.
+pub type Wake = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Table {
+    /// By what their names come to.
+    devices: HashMap<u32, Served>,
+    names: BTreeMap<String, u32>,
+    expected: HashMap<u32, Expected>,
+}
+
+struct Served {
+    device: Arc<Device>,
+    /// How often the kernel has it open.
+    opens: u32,
+    /// Not to be found by name any more, and gone when it is closed.
+    retired: bool,
+}
+
+/// A device that an earlier process served and this one will.
+struct Expected {
+    name: String,
+    wake: Option<Wake>,
+    waiting: Vec<Waiting>,
+}
+
+/// What goes on when the device is there, or when it is known that it will not come.
+type Waiting = Box<dyn FnOnce(Option<Arc<Device>>) + Send>;
+
+// === impl Devices ===
+
+impl Devices {
+    /// No devices.
+    #[must_use]
+    pub fn new() -> Devices {
+        Devices::default()
+    }
+
+    /// The FUSE file system that shows them.
+    #[must_use]
+    pub fn filesystem(&self) -> DeviceFilesystem {
+        DeviceFilesystem::new(self.clone())
+    }
+
+    /// Adds a device. Reads that have waited for it go on.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if there is one of that name, in use or not.
+    pub fn add(&self, device: Device) -> Result<()> {
+        let key = device.key();
+        let device = Arc::new(device);
+        let mut table = self.lock();
+        if let Some(other) = table.devices.get(&key) {
+            let what = if other.retired {
+                "its last mount is still in use"
+            } else {
+                "there is one already"
+            };
+            let name = device.name();
+            return Err(Error::new(Kind::Busy, format!("device {name}: {what}")));
+        }
+        let expected = table.expected.remove(&key);
+        let served = Served {
+            device: Arc::clone(&device),
+            opens: u32::from(expected.is_some()),
+            retired: false,
+        };
+        table.devices.insert(key, served);
+        table.names.insert(device.name().to_owned(), key);
+        drop(table);
+        for waiting in expected.map_or_else(Vec::new, |it| it.waiting) {
+            waiting(Some(Arc::clone(&device)));
+        }
+        Ok(())
+    }
+
+    /// Notes that the mount of an earlier process has the device `name` open, which will be added:
+    /// reads wait for it, and the first one calls `wake`.
+    pub fn expect(&self, name: &str, wake: Wake) {
+        let expected = Expected {
+            name: name.to_owned(),
+            wake: Some(wake),
+            waiting: Vec::new(),
+        };
+        self.lock().expected.insert(device::key(name), expected);
+    }
+
+    /// Takes a device out of sight, and away once the kernel does not have it open. Reads that wait
+    /// for one that was only expected fail.
+    pub fn retire(&self, name: &str) {
+        let key = device::key(name);
+        let mut table = self.lock();
+        let mut gone = None;
+        if table.names.remove(name).is_some()
+            && let Some(served) = table.devices.get_mut(&key)
+        {
+            served.retired = true;
+            if served.opens == 0 {
+                gone = table.devices.remove(&key);
+            }
+        }
+        let given_up = { table.expected.get(&key) }.is_some_and(|it| it.name == name);
+        let given_up = given_up.then(|| table.expected.remove(&key)).flatten();
+        drop(table);
+        end(gone);
+        for waiting in given_up.map_or_else(Vec::new, |it| it.waiting) {
+            waiting(None);
+        }
+    }
+
+    /// Names of the devices that can be found, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.lock().names.keys().cloned().collect()
+    }
+
+    /// How many devices there are, with those that are only kept because they are open.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lock().devices.len()
+    }
+
+    fn named(&self, name: &str) -> Option<Arc<Device>> {
+        let table = self.lock();
+        let served = table.devices.get(table.names.get(name)?)?;
+        Some(Arc::clone(&served.device))
+    }
+
+    /// Counts an open file; `false` if there is no such device.
+    fn opened(&self, number: u64) -> bool {
+        let key = device::key_of(number);
+        let mut table = self.lock();
+        match table.devices.get_mut(&key) {
+            Some(served) if !served.retired && served.device.number() == number => {
+                served.opens += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn closed(&self, number: u64) {
+        let key = device::key_of(number);
+        let mut table = self.lock();
+        let mut gone = None;
+        if let Some(served) = table.devices.get_mut(&key) {
+            served.opens = served.opens.saturating_sub(1);
+            if served.retired && served.opens == 0 {
+                gone = table.devices.remove(&key);
+            }
+        }
+        // Nobody has it open any more, so nobody waits for it either.
+        let unused = table.expected.remove(&key);
+        drop(table);
+        drop(unused);
+        end(gone);
+    }
+
+    /// Goes on with device `number`, now or when it is there.
+    fn when_there(&self, number: u64, next: impl FnOnce(Option<Arc<Device>>) + Send + 'static) {
+        let key = device::key_of(number);
+        let next = move |device: Option<Arc<Device>>| {
+            let device = device.filter(|it| it.number() == number);
+            next(device);
+        };
+        let mut table = self.lock();
+        if let Some(served) = table.devices.get(&key) {
+            let device = Arc::clone(&served.device);
+            drop(table);
+            next(Some(device));
+        } else if let Some(expected) = table.expected.get_mut(&key) {
+            expected.waiting.push(Box::new(next));
+            let wake = expected.wake.take();
+            drop(table);
+            wake.into_iter().for_each(|wake| wake());
+        } else {
+            drop(table);
+            next(None);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // Nothing of a caller's runs under the lock, so a panic leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Drops a device away from here: an engine may end with it, which takes as long as the work that it
+/// has begun, and this may be a thread that answers the kernel.
+fn end(device: Option<Served>) {
+    let Some(device) = device else { return };
+    let thread = std::thread::Builder::new().name("nacre-device".to_owned());
+    if let Err(error) = thread.spawn(move || drop(device)) {
+        tracing::debug!(%error, "no thread to end a device in");
+    }
+}
+
+impl fmt::Debug for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Devices").field(&self.names()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;
