@@ -255,7 +255,8 @@ fn encrypted_and_signed_images_run_lazily_and_share_one_mount() {
         // A container that runs through a crash reads on, from the mount that new ones get too.
         let running = fixture.container(&format!("{encrypted}-running"));
         let run = ["run", "-d", "--net-host", "--snapshotter", "nacre", &image];
-        let stopped = ["/bin/sh", "-c", "kill -STOP $$"];
+        // A shell of its own: the first process of a namespace cannot be stopped from within.
+        let stopped = ["/bin/sh", "-c", "/bin/sh -c 'kill -STOP $$'; :"];
         let ctr = |arguments: &[&str]| containerd.ctr("ctr", arguments);
         ctr(&[&run[..], &[&running], &stopped].concat()).ok();
         let before = lower_mounts(&fixture.path("nacre"));
