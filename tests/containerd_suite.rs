@@ -39,5 +39,8 @@ fn containerd_s_snapshotter_suite_passes() {
     assert!(output.status.success(), "{text}\n{errors}");
     // All cases of this version of the suite, and none of them skipped.
     let (ran, passed) = (count("=== RUN   "), count("--- PASS: "));
-    assert!(ran >= 21 && passed == ran, "{passed} of {ran} cases: {text}");
+    assert!(
+        ran >= 21 && passed == ran,
+        "{passed} of {ran} cases: {text}"
+    );
 }
