@@ -104,8 +104,6 @@ fn through_the_cri(registry: impl FnOnce() -> Option<DockerRegistry>) {
     // A new daemon has no login: what it has not read yet waits for one.
     node.kill_and_restart();
     let lower = node.lower("after");
-    // The mount outlived the daemon, and so did what the kernel has cached of it.
-    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
     let mut file = File::open(lower.join("data")).unwrap();
     let error = file.read_exact(&mut [0; 100]).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(nix::libc::EIO));
@@ -240,9 +238,9 @@ impl Node {
         let root = directory.path().join("nacre");
         fs::create_dir(&root).unwrap();
         let containerd = directory.path().join("s");
-        // Chunks in memory only, so that a restart has to fetch them again.
+        // Chunks in memory only and no mount handed over, so that a restart has to fetch them again.
         let config = format!(
-            "[snapshotter]\nmin_lazy_kib = 0\n[store]\nsize_mib = 0\n\
+            "hand_over = \"off\"\n[snapshotter]\nmin_lazy_kib = 0\n[store]\nsize_mib = 0\n\
              [trust]\npolicy = {:?}\nconfirm_after_seconds = 3600\n\
              [cri]\nenabled = true\ncontainerd_socket = {containerd:?}\n",
             fixture.pipeline.path("policy.json"),
