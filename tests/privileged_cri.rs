@@ -238,9 +238,9 @@ impl Node {
         let root = directory.path().join("nacre");
         fs::create_dir(&root).unwrap();
         let containerd = directory.path().join("s");
-        // Chunks in memory only, so that a restart has to fetch them again.
+        // Chunks in memory only and no mount handed over, so that a restart has to fetch them again.
         let config = format!(
-            "[snapshotter]\nmin_lazy_kib = 0\n[store]\nsize_mib = 0\n\
+            "hand_over = \"off\"\n[snapshotter]\nmin_lazy_kib = 0\n[store]\nsize_mib = 0\n\
              [trust]\npolicy = {:?}\nconfirm_after_seconds = 3600\n\
              [cri]\nenabled = true\ncontainerd_socket = {containerd:?}\n",
             fixture.pipeline.path("policy.json"),
