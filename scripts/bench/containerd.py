@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 
+from .images import ENVIRONMENT
 from .process import Daemon, Failed, answers, run
 
 CONFIG = """\
@@ -51,11 +52,11 @@ class Containerd:
         """Runs a client to its end."""
         return run(client, "--address", self.socket, *arguments)
 
-    def start(self, name, image, *options):
-        """Runs an image's command in a container; gives when its line came. `options` say what the
-        root file system is."""
+    def start(self, name, image, *root):
+        """Runs an image's command in a container; gives when its line came. `root`: what says to
+        `ctr run` where the root file system is."""
         base = ["ctr", "--address", self.socket]
-        command = base + ["run", "--rm", "--net-host", *options, name, *image.command]
+        command = base + ["run", "--rm", "--net-host", *root, name, *image.command]
         kill = base + ["tasks", "kill", "--signal", "SIGKILL", name]
         process = subprocess.Popen(
             command,
@@ -86,6 +87,11 @@ class Containerd:
         if at is None or (code != 0 and not image.serves):
             raise Failed(f"container {name}: exit code {code}: {''.join(said)[-800:].strip()}")
         return at
+
+    def start_in(self, name, image, root):
+        """The same in a directory, which has no configuration to take the environment from."""
+        environment = [word for value in ENVIRONMENT for word in ("--env", value)]
+        return self.start(name, image, *environment, "--rootfs", root)
 
     def stop(self):
         """Ends it."""

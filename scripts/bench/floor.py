@@ -34,7 +34,7 @@ def measure(lab, image):
         containerd = Containerd(f"{lab.work}/c", {})
         lab.cold([])
         root = overlay(f"{lab.work}/floor", lower)
-        containerd.start(name(), image, "--env", "LANG=C.UTF-8", "--rootfs", root)
+        containerd.start_in(name(), image, root)
         return count(lower)
     finally:
         if containerd:

@@ -10,7 +10,7 @@ import shutil
 from . import layers, trees
 from .process import run
 
-PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENVIRONMENT = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"]
 
 # Pinned, so that figures of different days are of the same image.
 PYTHON_PACKAGES = ["numpy==2.4.6", "scipy==1.17.1", "pandas==3.1.1", "scikit-learn==1.9.1"]
@@ -107,7 +107,7 @@ class Kitchen:
         packed = [self._layer(name, image.layer_names[:at]) for at, name in
                   enumerate(image.layer_names)]  # fmt: skip
         target = os.path.join(self.directory, "layouts", image.layer_names[-1])
-        digest = layers.write_layout(target, packed, image.command, [PATH, "LANG=C.UTF-8"])
+        digest = layers.write_layout(target, packed, image.command, ENVIRONMENT)
         return target, digest
 
     def trees(self, image):

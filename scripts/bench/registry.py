@@ -98,16 +98,10 @@ class Registry:
             source, f"docker://{self.address}/{repository}:{tag}",
         )  # fmt: skip
 
-    def bytes_of(self, repository, tag):
-        """What all layers of an image come to."""
-        manifest, _ = self.manifest(repository, tag)
-        return sum(layer["size"] for layer in manifest["layers"])
-
     def read_ahead(self, repository, tag):
         """Reads what a client of an image may ask for, so that it comes from memory: the registry
         stands for a remote host."""
-        manifest, _ = self.manifest(repository, tag)
-        digests = {it["digest"] for it in manifest["layers"] + [manifest["config"]]}
+        digests = set(self._blobs(repository, tag))
         blobs = os.path.join(self.data, "docker/registry/v2/blobs/sha256")
         total = 0
         for entry in os.scandir(blobs):
@@ -121,6 +115,15 @@ class Registry:
             for name in files:
                 read(os.path.join(directory, name))
         return total
+
+    def _blobs(self, repository, reference):
+        """Digests of what a manifest names, or an index's manifests."""
+        manifest, _ = self.manifest(repository, reference)
+        for child in manifest.get("manifests", []):
+            yield from self._blobs(repository, child["digest"])
+        for blob in manifest.get("layers", []) + [manifest.get("config")]:
+            if blob:
+                yield blob["digest"]
 
     def _serves(self):
         try:

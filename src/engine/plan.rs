@@ -236,6 +236,10 @@ impl ByUnit {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "a list of one range is meant"
+)]
 mod tests {
     use super::*;
     use crate::index::{Codec, Unit};

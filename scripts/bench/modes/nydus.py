@@ -160,7 +160,7 @@ class Session:
     def start(self, name):
         """Runs a container on an overlay of its own."""
         root = overlay(f"{self.lab.work}/{name}", f"{self.lab.work}/lower")
-        return self.containerd.start(name, self.image, "--env", "LANG=C.UTF-8", "--rootfs", root)
+        return self.containerd.start_in(name, self.image, root)
 
     def cpu_s(self):
         """CPU seconds of the daemons."""

@@ -58,7 +58,7 @@ class Session:
     def start(self, name):
         """Runs a container in the unpacked tree itself."""
         root = f"{self.lab.work}/bundle/rootfs"
-        return self.containerd.start(name, self.image, "--env", "LANG=C.UTF-8", "--rootfs", root)
+        return self.containerd.start_in(name, self.image, root)
 
     def cpu_s(self):
         """CPU seconds of containerd and the tools."""

@@ -4,7 +4,7 @@ import os
 import shutil
 
 from ..containerd import Containerd
-from ..process import Daemon, answers, run
+from ..process import Daemon, answers
 from .mode import ContainerdSession, Mode
 
 PROGRAM = "bench-soci"
@@ -33,9 +33,8 @@ class Soci(Mode):
         containerd = Containerd(os.path.join(self.lab.work, "c"), {})
         try:
             containerd.ctr("images", "pull", "--plain-http", source)
-            run(PROGRAM, "convert", "--address", containerd.socket, "--root",
-                os.path.join(self.lab.work, "soci"), source, target)  # fmt: skip
-            containerd.ctr("images", "push", "--plain-http", target)
+            root = os.path.join(self.lab.work, "soci")
+            containerd.ctr("convert", "--root", root, source, target, client=PROGRAM)
         finally:
             containerd.stop()
 

@@ -10,6 +10,8 @@ from ..process import Daemon, answers
 from .mode import ContainerdSession, Mode
 
 PROGRAM = "bench-stargz"
+# How long the optimiser watches a workload that does not end by itself.
+PERIOD_S = 90
 
 
 class Stargz(Mode):
@@ -30,7 +32,7 @@ class Stargz(Mode):
         return None
 
     def recipe(self):
-        return "ctr-remote optimize" if self.optimised else "ctr-remote convert"
+        return f"ctr-remote optimize, {PERIOD_S} s" if self.optimised else "ctr-remote convert"
 
     def make(self, image):
         registry = self.lab.registry
@@ -42,9 +44,8 @@ class Stargz(Mode):
             ctr = functools.partial(containerd.ctr, client="ctr-remote")
             ctr("images", "pull", "--plain-http", source)
             if self.optimised:
-                ctr(
-                    "images", "optimize", "--oci", "--net-host", "--period", "20", source, target
-                )  # fmt: skip
+                period = ["--period", PERIOD_S]
+                ctr("images", "optimize", "--oci", "--net-host", *period, source, target)
             else:
                 ctr("images", "convert", "--estargz", "--oci", source, target)
             ctr("images", "push", "--plain-http", target)

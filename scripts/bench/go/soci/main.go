@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -31,8 +32,6 @@ import (
 	"github.com/containerd/platforms"
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/grpc"
-
-	"io"
 )
 
 func main() {
@@ -92,9 +91,17 @@ func serve(ctx context.Context, arguments []string) error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.UnaryInterceptor(namespaced))
 	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(snapshotter))
 	return server.Serve(listener)
+}
+
+// namespaced hands the caller's namespace on, which the snapshotter's clients of containerd want.
+func namespaced(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if namespace, ok := namespaces.Namespace(ctx); ok {
+		ctx = namespaces.WithNamespace(ctx, namespace)
+	}
+	return next(ctx, request)
 }
 
 func convert(ctx context.Context, address string, arguments []string) error {
