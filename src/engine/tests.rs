@@ -333,7 +333,9 @@ async fn reads_are_counted_by_where_they_came_from_and_how_they_failed() {
         memory_bytes: 2500,
         disk: Some((directory.path().to_owned(), 1 << 20)),
     };
-    let f = fixture_on(&store, 4, BARE, 100);
+    // One worker, so that chunks come into memory in their order.
+    let config = EngineConfig { workers: 1, ..BARE };
+    let f = fixture_on(&store, 4, config, 100);
     let meter = f.engine.meter();
     let counts = || {
         let counts = meter.counts();
