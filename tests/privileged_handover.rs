@@ -25,14 +25,17 @@ use nacre::{
     keeper::KeeperProcess,
     oci::Digest,
     sys::{descriptors, processes::Watched},
+    telemetry::ask,
 };
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use support::{
+    exposition::{Dialect, Exposition},
     images::{gzip, write_layout},
     pipeline::{Format, Pipeline, tool},
     registry::{FakeRegistry, Fault},
@@ -359,6 +362,11 @@ fn read_aside(overlay: &Overlay, name: &str) -> JoinHandle<std::io::Result<Vec<u
     std::thread::spawn(move || read_past_caches(&path))
 }
 
+async fn status(daemon: &Daemon) -> Value {
+    let json = ask(&daemon.socket, "/status").await.unwrap();
+    serde_json::from_slice(&json).unwrap()
+}
+
 fn is_eio(result: std::io::Result<Vec<u8>>) {
     let error = result.unwrap_err();
     assert_eq!(error.raw_os_error(), Some(5), "{error}");
@@ -494,9 +502,24 @@ async fn an_image_that_cannot_be_opened_fails_its_reads_until_it_can() {
     let waited = begin.elapsed();
     assert!(waited > DEADLINE / 2, "{waited:?}");
     assert!(waited < DEADLINE * 4, "{waited:?}");
+    let status = status(&daemon).await;
+    let adopting = &status["lazy"]["adopting"][0];
+    assert_eq!(adopting["reference"], toy.image.reference);
+    assert_eq!(adopting["containers"], 1);
+    assert!(adopting["error"].is_string(), "{status}");
+    assert_eq!(status["lazy"]["mounts"][0], Value::Null);
     toy.registry.recover();
     let bytes = until(|| overlay.read("one").ok());
     assert!(bytes == noise(1, 300_000));
+    let status = self::status(&daemon).await;
+    assert_eq!(status["lazy"]["adopting"][0], Value::Null, "{status}");
+    assert_eq!(status["lazy"]["mounts"][0]["containers"], 1, "{status}");
+    let text = ask(&daemon.socket, "/metrics").await.unwrap();
+    let text = String::from_utf8_lossy(&text);
+    let metrics = Exposition::parse(&text, Dialect::Prometheus).unwrap();
+    let result = |it: &str| metrics.value(&format!("nacre_adopted_mounts_total{{result={it:?}}}"));
+    assert_eq!((result("served"), result("failed") > 0.0), (1.0, true));
+    assert_eq!(metrics.value("nacre_adopting_mounts"), 0.0);
 
     // The policy says no: at once, and until it says yes again.
     daemon.kill();

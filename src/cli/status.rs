@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     telemetry::{
         ask,
-        status::{Keys, Lazy, Mount, Policy, Registry, Status as Report, StoreUse},
+        status::{Adopting, Keys, Lazy, Mount, Policy, Registry, Status as Report, StoreUse},
     },
 };
 
@@ -112,6 +112,7 @@ fn text(report: &Report) -> String {
     );
     for lines in [
         mounts(&lazy.mounts),
+        adopting(&lazy.adopting),
         images(lazy),
         registries(&lazy.registries),
     ] {
@@ -251,6 +252,38 @@ fn mounts(mounts: &[Mount]) -> Vec<String> {
         }
     }
     lines
+}
+
+fn adopting(adopting: &[Adopting]) -> Vec<String> {
+    if adopting.is_empty() {
+        return Vec::new();
+    }
+    let rows: Vec<_> = { adopting.iter() }
+        .map(|it| {
+            [
+                it.reference.clone(),
+                short(&it.manifest),
+                it.layers.to_string(),
+                it.containers.to_string(),
+                it.since.clone(),
+                it.directory.display().to_string(),
+                match &it.error {
+                    None => "requests wait".to_owned(),
+                    Some(error) => format!("requests fail: {error}"),
+                },
+            ]
+        })
+        .collect();
+    let head = [
+        "NOT OPEN SINCE THE RESTART",
+        "MANIFEST",
+        "LAYERS",
+        "CONTAINERS",
+        "SINCE",
+        "DIRECTORY",
+        "STATE",
+    ];
+    table::lines(head, &rows)
 }
 
 fn images(lazy: &Lazy) -> Vec<String> {

@@ -50,6 +50,7 @@ impl Shared {
                 continue;
             };
             let slot = self.mounts.slot(key.0, key.1);
+            slot.adopting(&evidence.reference);
             let adoption = Adoption {
                 shared: Arc::downgrade(self),
                 evidence: evidence.clone(),
@@ -195,6 +196,10 @@ impl Adoption {
     /// Has requests fail, with this in the log.
     fn fail(&self, mount: &dyn Mount, error: Error) {
         let directory = self.slot.directory.display();
+        self.slot.adoption_failed(&error);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.measured.adoption_failed();
+        }
         tracing::error!(
             event = "adoption_failed",
             image = self.evidence.reference,

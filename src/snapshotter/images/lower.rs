@@ -136,8 +136,10 @@ impl Shared {
         let built = self.build(image, number, false).await?;
         // First the switch: what is found from here on concerns it.
         slot.shows(built.subjects, built.switch);
+        mount.show(built.tree, built.reader)?;
         slot.about(built.about);
-        mount.show(built.tree, built.reader)
+        self.measured.adopted();
+        Ok(())
     }
 
     /// Merges the lowest layers and starts an engine for them; `first` fetches ahead what a container

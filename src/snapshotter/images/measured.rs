@@ -22,6 +22,8 @@ pub(super) struct Measured {
     pub(super) opened: Histogram,
     /// From the indexes to a directory that shows them.
     pub(super) mounted: Histogram,
+    adopted: AtomicU64,
+    adoptions_failed: AtomicU64,
     pub(super) keys: Arc<KeyMeter>,
     engines: Engines,
 }
@@ -37,6 +39,10 @@ pub struct ImagesCounts {
     pub opened: Times,
     /// From the indexes to a directory that shows them.
     pub mounted: Times,
+    /// Mounts of earlier daemons that are served on.
+    pub adopted: u64,
+    /// Attempts at that which failed.
+    pub adoptions_failed: u64,
     /// Keys of layers.
     pub keys: KeyCounts,
     /// Reads of all mounts, also of those that are gone.
@@ -64,6 +70,14 @@ impl Measured {
         self.not_opened.count(error);
     }
 
+    pub(super) fn adopted(&self) {
+        add(&self.adopted, 1);
+    }
+
+    pub(super) fn adoption_failed(&self) {
+        add(&self.adoptions_failed, 1);
+    }
+
     /// Counts what an engine does from now on, and what it did.
     pub(super) fn engine(&self, meter: Meter) {
         let mut engines = self
@@ -81,6 +95,8 @@ impl Measured {
             not_opened: self.not_opened.counts(),
             opened: self.opened.times(),
             mounted: self.mounted.times(),
+            adopted: load(&self.adopted),
+            adoptions_failed: load(&self.adoptions_failed),
             keys: self.keys.counts(),
             engines: self.engines.counts(),
         }

@@ -54,7 +54,7 @@ pub use self::{
     config::{Confirm, ImagesConfig, PolicySource, Repositories},
     front_end::{FrontEnd, Fuse, Mount},
     measured::ImagesCounts,
-    report::{ConfirmReport, ImageReport, MountReport},
+    report::{AdoptionReport, ConfirmReport, ImageReport, MountReport},
 };
 
 /// All images of this node. See the module.

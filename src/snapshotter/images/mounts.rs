@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::time::Instant;
@@ -45,6 +45,18 @@ struct State {
     /// What the mount shows, and its switch.
     shows: Option<(HashSet<Subject>, Switch)>,
     about: Option<Arc<About>>,
+    /// Set from its adoption until it shows something.
+    adopting: Option<Adopting>,
+}
+
+/// What is told of a mount whose image is not open yet.
+#[derive(Clone, Debug)]
+pub(super) struct Adopting {
+    /// The image, as the user named it.
+    pub(super) reference: String,
+    pub(super) since: SystemTime,
+    /// Why requests fail, if they do not wait.
+    pub(super) error: Option<String>,
 }
 
 // === impl Mounts ===
@@ -77,6 +89,7 @@ impl Mounts {
                     asked: Instant::now(),
                     shows: None,
                     about: None,
+                    adopting: None,
                 }),
             })
         });
@@ -97,6 +110,16 @@ impl Mounts {
         all.values()
             .filter(|slot| slot.state().shows.is_some())
             .count()
+    }
+
+    /// Those that an earlier process mounted, and whose image is not open yet.
+    pub(super) fn adopting(&self) -> Vec<(Key, Arc<Slot>, Adopting)> {
+        let all = self.lock();
+        let adopting = all.iter().filter_map(|(key, slot)| {
+            let adopting = slot.state().adopting.clone()?;
+            Some((key.clone(), Arc::clone(slot), adopting))
+        });
+        adopting.collect()
     }
 
     /// All that are or were mounted, with what is told of them.
@@ -167,7 +190,25 @@ impl Slot {
 
     /// Notes what is told of the mount.
     pub(super) fn about(&self, about: About) {
-        self.state().about = Some(Arc::new(about));
+        let mut state = self.state();
+        state.about = Some(Arc::new(about));
+        state.adopting = None;
+    }
+
+    /// Notes that an earlier process mounted it, and that its image is being opened.
+    pub(super) fn adopting(&self, reference: &str) {
+        self.state().adopting = Some(Adopting {
+            reference: reference.to_owned(),
+            since: SystemTime::now(),
+            error: None,
+        });
+    }
+
+    /// Notes why its requests fail for now.
+    pub(super) fn adoption_failed(&self, error: &Error) {
+        if let Some(adopting) = &mut self.state().adopting {
+            adopting.error = Some(error.to_string());
+        }
     }
 
     /// Whether it is mounted, or being mounted at this moment. Looks at the table of mounts.

@@ -60,6 +60,23 @@ pub struct MountReport {
     pub poisoned: Option<String>,
 }
 
+/// A directory that an earlier daemon mounted and whose image is not open yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptionReport {
+    /// The image, as the user named it.
+    pub reference: String,
+    /// The admitted manifest.
+    pub manifest: Digest,
+    /// Place of the topmost layer that it shows; the lowest is 0.
+    pub layer_number: u16,
+    /// Where it is.
+    pub directory: PathBuf,
+    /// Since when.
+    pub since: SystemTime,
+    /// Why its requests fail; none while they wait.
+    pub error: Option<String>,
+}
+
 /// An image that is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageReport {
@@ -128,6 +145,26 @@ impl Images {
             .collect();
         mounts.sort_by(|a, b| a.directory.cmp(&b.directory));
         mounts
+    }
+
+    /// Mounts of earlier daemons whose image is not open yet, by directory.
+    #[must_use]
+    pub fn adopting(&self) -> Vec<AdoptionReport> {
+        let adopting = self.shared.mounts.adopting().into_iter();
+        let mut reports: Vec<_> = adopting
+            .map(
+                |((manifest, layer_number), slot, adopting)| AdoptionReport {
+                    reference: adopting.reference,
+                    manifest,
+                    layer_number,
+                    directory: slot.directory.clone(),
+                    since: adopting.since,
+                    error: adopting.error,
+                },
+            )
+            .collect();
+        reports.sort_by(|a, b| a.directory.cmp(&b.directory));
+        reports
     }
 
     /// How many mounts fail all reads because a layer is not what its image claims.

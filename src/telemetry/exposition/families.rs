@@ -120,6 +120,24 @@ fn mounts(page: &mut Page<'_>, images: &ImagesSample) -> Result {
         ),
         images.poisoned_mounts as u64,
     )?;
+    page.gauge(
+        &Family::new(
+            "nacre_adopting_mounts",
+            "Directories that an earlier daemon mounted and whose image is not open yet",
+        ),
+        images.adopting as u64,
+    )?;
+    page.counters(
+        &Family::new(
+            "nacre_adopted_mounts",
+            "Directories that an earlier daemon mounted, by what came of opening their image",
+        ),
+        ["result"],
+        [
+            (["served"], images.counts.adopted),
+            (["failed"], images.counts.adoptions_failed),
+        ],
+    )?;
     page.histogram(
         &Family::seconds(
             "nacre_mount_duration",
