@@ -99,6 +99,15 @@ impl Mounts {
             .count()
     }
 
+    /// How many were adopted and show nothing; without those that are being opened at the moment.
+    pub(super) fn unopened(&self) -> usize {
+        let shows_nothing = |slot: &&Arc<Slot>| {
+            let mount = slot.mount.try_lock();
+            mount.is_ok_and(|it| it.as_ref().is_some_and(|mount| !mount.shows()))
+        };
+        self.lock().values().filter(shows_nothing).count()
+    }
+
     /// All that are or were mounted, with what is told of them.
     pub(super) fn described(&self) -> Vec<(Arc<Slot>, Arc<About>)> {
         let all = self.lock();

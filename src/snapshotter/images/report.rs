@@ -140,6 +140,13 @@ impl Images {
         poisoned.count()
     }
 
+    /// How many mounts of an earlier daemon fail all requests because their image could not be opened
+    /// again.
+    #[must_use]
+    pub fn unopened_mounts(&self) -> usize {
+        self.shared.mounts.unopened()
+    }
+
     /// All images that are open, by reference.
     #[must_use]
     pub fn images(&self) -> Vec<ImageReport> {

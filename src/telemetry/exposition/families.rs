@@ -120,6 +120,13 @@ fn mounts(page: &mut Page<'_>, images: &ImagesSample) -> Result {
         ),
         images.poisoned_mounts as u64,
     )?;
+    page.gauge(
+        &Family::new(
+            "nacre_unopened_mounts",
+            "Mounts of an earlier daemon whose requests fail because their image could not be opened",
+        ),
+        images.unopened_mounts as u64,
+    )?;
     page.histogram(
         &Family::seconds(
             "nacre_mount_duration",

@@ -60,6 +60,7 @@ fn sample() -> Sample {
             counts,
             open: 1,
             poisoned_mounts: 0,
+            unopened_mounts: 0,
             waiting: 2,
             store: crate::store::StoreSnapshot::default(),
             limits: crate::store::StoreLimits::default(),
