@@ -527,12 +527,15 @@ async fn an_image_that_cannot_be_opened_fails_its_reads_until_it_can() {
     daemon.start_again();
     is_eio(overlay.read("one"));
     assert!(daemon.said().contains("reject"), "{}", daemon.said());
+    assert_eq!(daemon.metric("nacre_adopting_mounts "), 1.0);
     toy.node.policy("sigstoreSigned");
     // A new container is what makes it open at once.
     let other = daemon.container("two", &toy.image.chain_id(0)).await;
     assert!(other.read("one").unwrap() == noise(1, 300_000));
     assert!(overlay.read("two").unwrap() == noise(2, 300_000));
     assert_eq!(daemon.mounts().len(), 1);
+    assert_eq!(daemon.metric("nacre_adopting_mounts "), 0.0);
+    assert_eq!(daemon.metric("nacre_mounts "), 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

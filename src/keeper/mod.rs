@@ -136,11 +136,12 @@ pub fn open(choice: HandOver, places: Places) -> Result<Opened> {
         (_, true) => Some(Arc::clone(&process) as Arc<dyn Keeper>),
         _ => None,
     };
-    if let Some(store) = store.as_ref().filter(|_| !by_store) {
-        move_over(&stored, &**store, keeper.as_deref());
+    if !by_store {
+        let from = store.as_ref().map(dynamic);
+        move_over(&stored, from.as_deref(), keeper.as_deref());
     }
     if !by_process {
-        move_over(&in_process, &*process, keeper.as_deref());
+        move_over(&in_process, Some(&*process), keeper.as_deref());
     }
     let mut kept = stored;
     for other in in_process {
@@ -165,10 +166,11 @@ pub fn check_name(name: &str) -> Result<()> {
 }
 
 /// Gives what `from` keeps to `to`. What cannot be given stays where it is.
-fn move_over(kept: &[Kept], from: &dyn Keeper, to: Option<&dyn Keeper>) {
+fn move_over(kept: &[Kept], from: Option<&dyn Keeper>, to: Option<&dyn Keeper>) {
     for Kept { name, descriptor } in kept.iter().filter(|it| it.name.starts_with(PREFIX)) {
         let put = to.map_or(Ok(()), |to| to.put(name, descriptor.as_fd()));
-        if let Err(error) = put.and_then(|()| from.remove(name)) {
+        let moved = put.and_then(|()| from.map_or(Ok(()), |from| from.remove(name)));
+        if let Err(error) = moved {
             tracing::warn!(name, %error, "descriptor stays where it was");
         }
     }

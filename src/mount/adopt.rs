@@ -46,14 +46,14 @@ pub fn adopt(
     let shown = directory.display();
     let top = mountinfo::at(directory)?;
     let device = (0, minor);
-    if !top.is_some_and(|it| it.kind == kernel::MOUNT_TYPE && it.device == device) {
+    if descriptors::is_dead(&file)
+        || !top.is_some_and(|it| it.kind == kernel::MOUNT_TYPE && it.device == device)
+    {
         let message = format!("{shown}: file system 0:{minor} is not mounted there");
         return Err(Error::not_found(message));
     }
     // Kernels that do not tell are believed.
-    if descriptors::is_dead(&file)
-        || processes::own_connection(file.as_fd()).is_some_and(|it| it != minor)
-    {
+    if processes::own_connection(file.as_fd()).is_some_and(|it| it != minor) {
         let message = format!("{shown}: descriptor is not one of file system 0:{minor}");
         return Err(Error::invalid(message));
     }

@@ -4,7 +4,8 @@
 use std::{
     collections::HashMap,
     fs::{self, File, OpenOptions},
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -153,6 +154,21 @@ impl Daemon {
         program::run(&self.root, arguments)
     }
 
+    /// The value of a metric.
+    pub fn metric(&self, name: &str) -> f64 {
+        let mut socket = UnixStream::connect(&self.socket).unwrap();
+        let request = "GET /metrics HTTP/1.0\r\nHost: nacre\r\n\r\n";
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut page = String::new();
+        socket.read_to_string(&mut page).unwrap();
+        let value = page.lines().find_map(|it| it.strip_prefix(name));
+        value
+            .unwrap_or_else(|| panic!("no {name} in {page}"))
+            .trim()
+            .parse()
+            .unwrap()
+    }
+
     pub async fn client(&self) -> SnapshotsClient<Channel> {
         let uri = format!("unix://{}", self.socket.display());
         SnapshotsClient::connect(uri).await.unwrap()
@@ -274,7 +290,6 @@ impl Drop for Overlay {
 /// Drops a file's pages and reads it, so that every byte is asked of the daemon.
 pub fn read_past_caches(path: &Path) -> std::io::Result<Vec<u8>> {
     use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-    use std::io::Read as _;
     let mut file = File::open(path)?;
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
     let mut bytes = Vec::new();

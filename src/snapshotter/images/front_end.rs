@@ -149,6 +149,7 @@ impl Fuse {
             directory: directory.to_string_lossy().into_owned(),
             minor: mounted.device().1,
             handshake,
+            unique: unique(),
         };
         let name = record.name();
         match keeper.put(&name, file.as_fd()) {
@@ -273,6 +274,12 @@ impl Mount for Adopted {
     fn take_away(self: Box<Self>) -> Result<()> {
         (*self).take_away()
     }
+}
+
+/// A number that nobody else has.
+fn unique() -> u64 {
+    // Without randomness, the name is that of the file system alone.
+    getrandom::u64().unwrap_or_default()
 }
 
 fn forget(keeper: Option<&dyn Keeper>, name: &str) {

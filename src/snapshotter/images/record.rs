@@ -1,9 +1,10 @@
 //! The name under which the descriptor of a mount is kept: all that a later daemon must know to
 //! serve it on.
 //!
-//! `nacre.FORMAT.NUMBERING.DIRECTORY.MINOR.PROTOCOL.FLAGS`: version of this form, version of the
-//! inode numbers that the kernel remembers, name of the lower directory, device number of the file
-//! system, and its first handshake.
+//! `nacre.FORMAT.NUMBERING.DIRECTORY.MINOR.PROTOCOL.FLAGS.UNIQUE`: version of this form, version of
+//! the inode numbers that the kernel remembers, name of the lower directory, device number of the file
+//! system, its first handshake, and a number that no other has: a device number is given away again at
+//! once, and what is late to forget the old file system must not forget the new one.
 
 use crate::{
     error::{Error, Kind, Result},
@@ -20,6 +21,7 @@ pub(super) struct Record {
     /// The file system's device number is 0 and this.
     pub(super) minor: u32,
     pub(super) handshake: Handshake,
+    pub(super) unique: u64,
 }
 
 /// Version of the form.
@@ -33,10 +35,11 @@ impl Record {
             directory,
             minor,
             handshake,
+            unique,
         } = self;
         let (numbering, protocol) = (tree::NUMBERING, handshake.minor);
         let flags = handshake.flags;
-        format!("{PREFIX}{FORMAT}.{numbering}.{directory}.{minor}.{protocol}.{flags:x}")
+        format!("{PREFIX}{FORMAT}.{numbering}.{directory}.{minor}.{protocol}.{flags:x}.{unique:x}")
     }
 
     /// Reads a name.
@@ -54,7 +57,7 @@ impl Record {
             return Err(Error::new(Kind::Unsupported, message));
         }
         let parts: Vec<&str> = parts.collect();
-        let [directory, minor, protocol, flags] = parts[..] else {
+        let [directory, minor, protocol, flags, unique] = parts[..] else {
             return Err(invalid());
         };
         let named = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
@@ -68,6 +71,7 @@ impl Record {
                 minor: protocol.parse().map_err(|_| invalid())?,
                 flags: u64::from_str_radix(flags, 16).map_err(|_| invalid())?,
             },
+            unique: u64::from_str_radix(unique, 16).map_err(|_| invalid())?,
         })
     }
 }
@@ -85,6 +89,7 @@ mod tests {
                 minor: 45,
                 flags: 1 << 39 | 1 << 17,
             },
+            unique: u64::MAX,
         }
     }
 
@@ -93,8 +98,9 @@ mod tests {
         let short = record(format!("{}-3", "0a".repeat(32)));
         let directory = &short.directory;
         let text = format!(
-            "nacre.1.{}.{directory}.1048575.45.8000020000",
-            tree::NUMBERING
+            "nacre.1.{}.{directory}.1048575.45.8000020000.{:x}",
+            tree::NUMBERING,
+            u64::MAX
         );
         assert_eq!(short.name(), text);
         assert_eq!(Record::parse(&text).unwrap(), short);
@@ -107,19 +113,24 @@ mod tests {
     #[test]
     fn other_versions_are_told_from_nonsense() {
         let of = |name: &str| Record::parse(name).unwrap_err().kind();
-        for name in ["nacre.2.1.aa-0.1.45.0", "nacre.1.99.aa-0.1.45.0", "nacre.7"] {
+        for name in [
+            "nacre.2.1.aa-0.1.45.0.0",
+            "nacre.1.99.aa-0.1.45.0.0",
+            "nacre.7",
+        ] {
             assert_eq!(of(name), Kind::Unsupported, "{name}");
         }
         for name in [
             "",
             "nacre.",
-            "nacre.x.1.aa-0.1.45.0",
+            "nacre.x.1.aa-0.1.45.0.0",
             "stored",
-            "nacre.1.1.aa-0.1.45",
-            "nacre.1.1.aa-0.1.45.0.0",
-            "nacre.1.1.../x.1.45.0",
-            "nacre.1.1.aa-0.-1.45.0",
-            "nacre.1.1.aa-0.1.45.zz",
+            "nacre.1.1.aa-0.1.45.0",
+            "nacre.1.1.aa-0.1.45.0.0.0",
+            "nacre.1.1.../x.1.45.0.0",
+            "nacre.1.1.aa-0.-1.45.0.0",
+            "nacre.1.1.aa-0.1.45.zz.0",
+            "nacre.1.1.aa-0.1.45.0.zz",
         ] {
             assert_eq!(of(name), Kind::Invalid, "{name}");
         }
