@@ -5,7 +5,7 @@
 
 use std::process::{Command, Stdio};
 
-/// What is tried here; about five seconds each.
+/// What is tried here; some five seconds each, and twenty for the kills.
 const SCENARIOS: &[&str] = &[
     "encrypted-signed",
     "unsigned-lazy",
@@ -17,6 +17,7 @@ const SCENARIOS: &[&str] = &[
     "removed-while-running",
     "nothing-left",
     "shared-base",
+    "killed-ten-times",
     "registry-down",
     "containerd-restarts",
     "exec",
