@@ -39,7 +39,7 @@ def options():
         "--small-model", type=int, default=4096, metavar="MIB",
         help="size of the model's file, for trying (default: 4096)",
     )  # fmt: skip
-    parser.add_argument("--nacre-format", default="estargz", choices=["estargz", "zstd-chunked"])
+    parser.add_argument("--nacre-format", default="zstd-chunked", choices=["estargz", "zstd-chunked"])
     parser.add_argument("--nacre-chunk-kib", type=int, metavar="KIB", help="nacre image convert's")
     parser.add_argument("--nacre-config", metavar="TOML", help="lines for nacre.toml, for trying")
     parser.add_argument("--requests", metavar="DIR", help="save every request of each first round")

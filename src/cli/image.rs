@@ -15,7 +15,7 @@ use crate::{
         convert::{self, Platforms, Progress, Report},
         sign,
     },
-    index::write::Format,
+    index::write::{DEFAULT_CHUNK_SIZE, Format},
     oci::Reference,
 };
 
@@ -46,8 +46,11 @@ pub(super) struct Convert {
     #[arg(long, value_enum, default_value = "estargz")]
     format: LayerFormat,
     /// Largest chunk, in KiB: what the smallest read of a large file costs.
-    #[arg(long, value_name = "KIB", default_value_t = 1024)]
+    #[arg(long, value_name = "KIB", default_value_t = DEFAULT_CHUNK_SIZE >> 10)]
     chunk_kib: u32,
+    /// How hard to compress: 0 to 9 for estargz, 1 to 19 for zstd-chunked.
+    #[arg(long, value_name = "LEVEL")]
+    level: Option<i32>,
     /// Convert every image of an index, not only one platform's.
     #[arg(long, conflicts_with = "platform")]
     all_platforms: bool,
@@ -109,6 +112,7 @@ impl Convert {
         };
         let options = convert::Options {
             chunk_size: self.chunk_kib.saturating_mul(1024),
+            level: self.level,
             platforms: match self.all_platforms {
                 true => Platforms::All,
                 false => Platforms::One(self.registry.platform()?),

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -74,8 +75,9 @@ impl Shared {
             }
         }
         let demanded = wanted.len();
+        let length = self.pace.extent();
         for i in 0..demanded {
-            for unit in plan::following(&layer.data.table, wanted[i], self.config.min_extent) {
+            for unit in plan::following(&layer.data.table, wanted[i], length) {
                 if self.begins_ahead(layer, layer_number, unit) {
                     wanted.push(unit);
                 }
@@ -254,6 +256,9 @@ impl Shared {
     ) -> Result<()> {
         let data = &self.layers[usize::from(layer)].data;
         let range = arriving.bytes();
+        let begin = Instant::now();
+        let mut first = None;
+        let mut rest = 0;
         let mut pieces = if again {
             let bytes = data.source.read_elsewhere(range).await?;
             stream::once(async move { Ok(bytes) }).boxed()
@@ -261,7 +266,12 @@ impl Shared {
             data.source.read_pieces(range).await?
         };
         while let Some(piece) = pieces.next().await {
-            arriving.push(&piece?);
+            let piece = piece?;
+            match first {
+                None => first = Some(Instant::now()),
+                Some(_) => rest += piece.len() as u64,
+            }
+            arriving.push(&piece);
             while let Some((unit, compressed)) = arriving.whole_unit(&data.table) {
                 let task = Task::Decode {
                     layer,
@@ -275,6 +285,9 @@ impl Shared {
                     queues.send_later(task);
                 }
             }
+        }
+        if let Some(first) = first {
+            self.pace.note(first - begin, rest, first.elapsed());
         }
         match arriving.missing().next() {
             None => Ok(()),

@@ -10,6 +10,7 @@ mod counters;
 mod fetch;
 mod follow;
 mod operation;
+mod pace;
 mod plan;
 mod profile;
 mod streams;
@@ -29,6 +30,7 @@ use self::{
     fetch::{Flights, Waiter},
     follow::Pending,
     operation::{Answer, Fault, Operation},
+    pace::Pace,
     plan::ByUnit,
     profile::Recorder,
     streams::Streams,
@@ -83,8 +85,11 @@ pub struct EngineConfig {
     pub workers: usize,
     /// Needs with at most so many blob bytes between them are fetched in one request.
     pub join_gap: u64,
-    /// A request for less is grown to so many blob bytes by what lies behind it.
+    /// A request for less is grown by what lies behind it, to so many blob bytes at first, and as soon
+    /// as it is known how the source answers, to what comes in the time that its answer takes.
     pub min_extent: u64,
+    /// The least and the most that it is grown to.
+    pub grow: (u64, u64),
     /// Longest request, unless one unit is longer.
     pub max_extent: u64,
     /// First and largest window that is fetched ahead of a sequential reader, in bytes of the file;
@@ -122,6 +127,7 @@ struct Shared {
     runtime: Handle,
     flights: Flights,
     streams: Streams,
+    pace: Pace,
     /// What a profile has still to fetch.
     pending: Pending,
     /// Notes what is read, from when somebody asks for it.
@@ -144,6 +150,7 @@ impl EngineConfig {
         workers: 0,
         join_gap: 16 << 10,
         min_extent: 128 << 10,
+        grow: (64 << 10, 1 << 20),
         max_extent: 4 << 20,
         stream_window: (1 << 20, 16 << 20),
         follow: Some(FollowConfig::RECOMMENDED),
@@ -180,6 +187,7 @@ impl Engine {
             runtime,
             flights: Flights::default(),
             streams: Streams::new(first, max),
+            pace: Pace::new(config.min_extent, config.grow),
             pending: Pending::default(),
             recorder: OnceLock::new(),
             counters: Arc::default(),

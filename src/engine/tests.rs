@@ -148,6 +148,7 @@ const BARE: EngineConfig = EngineConfig {
     workers: 2,
     join_gap: 0,
     min_extent: 0,
+    grow: (0, 0),
     max_extent: 1 << 20,
     stream_window: (0, 0),
     follow: None,
@@ -230,6 +231,7 @@ async fn neighbours_are_fetched_in_one_request() {
         5,
         EngineConfig {
             min_extent: 1 << 20,
+            grow: (1 << 20, 1 << 20),
             ..BARE
         },
         100,

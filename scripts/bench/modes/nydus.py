@@ -123,7 +123,7 @@ class Session:
             json.dump(self._config(repository), file)
         self.daemon = Daemon(
             "nydusd",
-            ["nydusd", "--config", f"{work}/nydusd.json", "--mountpoint", f"{work}/lower",
+            ["nydusd", "--rlimit-nofile", "0", "--config", f"{work}/nydusd.json", "--mountpoint", f"{work}/lower",
              "--bootstrap", f"{work}/boot", "--log-level", "warn"],
             f"{work}/nydusd.log",
             lambda: os.path.ismount(f"{work}/lower"),

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io::{Read, Write},
+    ops::RangeInclusive,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -59,7 +60,7 @@ pub struct WriteOptions {
     pub dialect: Dialect,
     /// Most bytes in a chunk.
     pub chunk_size: u32,
-    /// Compression level, 0 to 9 for gzip and 1 to 19 for zstd.
+    /// Compression level, one of the format's.
     pub level: i32,
     /// Threads that compress; does not change the result.
     pub threads: usize,
@@ -82,9 +83,9 @@ pub struct Written {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Most bytes of a file in one chunk, unless told otherwise. eStargz's own tools take 4 MiB; at 1 MiB
-/// the demo's start fetches a sixth less, and the image grows by a tenth of a percent.
-pub const DEFAULT_CHUNK_SIZE: u32 = 1 << 20;
+/// Most bytes of a file in one chunk, unless told otherwise. eStargz's own tools take 4 MiB; each quarter
+/// of that lets a start fetch about a tenth less (docs/benchmarks.md) until requests are too small.
+pub const DEFAULT_CHUNK_SIZE: u32 = 256 << 10;
 
 /// Writes the lazy layer of the uncompressed tar `tar` to `out`.
 ///
@@ -98,6 +99,12 @@ pub fn write_layer(tar: impl Read, out: impl Write, options: &WriteOptions) -> R
             options.chunk_size
         )));
     }
+    let levels = options.format.levels();
+    if !levels.contains(&options.level) {
+        let (level, first, last) = (options.level, levels.start(), levels.end());
+        let message = format!("compression level {level}: want {first} to {last}");
+        return Err(Error::invalid(message));
+    }
     let mut writer = LayerWriter::new(out, options)?;
     let mut tar = TarReader::new(tar);
     while let Some(entry) = tar.next()? {
@@ -107,6 +114,17 @@ pub fn write_layer(tar: impl Read, out: impl Write, options: &WriteOptions) -> R
             .map_err(|e| e.context(format!("entry {name:?}")))?;
     }
     writer.finish(tar)
+}
+
+impl Format {
+    /// Its compression levels.
+    #[must_use]
+    pub fn levels(self) -> RangeInclusive<i32> {
+        match self {
+            Self::Estargz => 0..=9,
+            Self::ZstdChunked => 1..=19,
+        }
+    }
 }
 
 impl WriteOptions {
@@ -119,7 +137,8 @@ impl WriteOptions {
             chunk_size: DEFAULT_CHUNK_SIZE,
             level: match format {
                 Format::Estargz => 6,
-                Format::ZstdChunked => 3,
+                // A fourteenth less than at 3, which matters more to readers than the time to write.
+                Format::ZstdChunked => 12,
             },
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         }

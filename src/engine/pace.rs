@@ -1,0 +1,145 @@
+//! How the source answers: how long until the first byte, and how fast the rest.
+//!
+//! A request costs its latency, whatever it is for. What comes in that time at the source's own speed
+//! (their product) is fetched beside what a reader needs: a request then never takes more than about
+//! twice as long as it must, and half of the link is used even if readers wait for each other. On a
+//! slow link near by that is little, on a fast one far away it is much.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// Answers that are remembered.
+const REMEMBERED: usize = 16;
+/// Shorter rests say more about buffers than about the link.
+const TELLING: u64 = 48 << 10;
+/// Rests that come at once are as fast as this, in bytes a second.
+const FASTEST: f64 = 4e9;
+
+/// What the last answers were like.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// The least and the most that an extent may be grown to.
+    bounds: (u64, u64),
+    /// Without answers to go by.
+    default: u64,
+    answers: Mutex<Answers>,
+}
+
+#[derive(Debug, Default)]
+struct Answers {
+    /// Seconds until the first byte.
+    latencies: Recent,
+    /// Bytes a second after that.
+    speeds: Recent,
+}
+
+/// The last few figures.
+#[derive(Debug, Default)]
+struct Recent {
+    figures: [f64; REMEMBERED],
+    count: usize,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// Extents are grown to `default` bytes at first, later to what is within `bounds`.
+    pub(super) fn new(default: u64, bounds: (u64, u64)) -> Self {
+        Self {
+            bounds,
+            default,
+            answers: Mutex::default(),
+        }
+    }
+
+    /// Notes an answer: time until its first bytes, and how many came in which time after them.
+    pub(super) fn note(&self, first: Duration, rest: u64, took: Duration) {
+        let mut answers = self.lock();
+        answers.latencies.add(first.as_secs_f64());
+        if rest >= TELLING {
+            #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+            let speed = rest as f64 / took.as_secs_f64().max(1e-9);
+            answers.speeds.add(speed.min(FASTEST));
+        }
+    }
+
+    /// Bytes that a request should at least be for.
+    pub(super) fn extent(&self) -> u64 {
+        let answers = self.lock();
+        // The best of each: what is worse was waiting for something else.
+        let latency = answers.latencies.iter().reduce(f64::min);
+        let speed = answers.speeds.iter().reduce(f64::max);
+        let (Some(latency), Some(speed)) = (latency, speed) else {
+            return self.default;
+        };
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is positive, and too large is as good as the largest"
+        )]
+        let product = (latency * speed) as u64;
+        product.clamp(self.bounds.0, self.bounds.1)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Answers> {
+        // Nothing that can panic runs under it.
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Recent ===
+
+impl Recent {
+    fn add(&mut self, figure: f64) {
+        self.figures[self.count % REMEMBERED] = figure;
+        self.count += 1;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = f64> {
+        self.figures[..self.count.min(REMEMBERED)].iter().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(pace: &Pace, milliseconds: u64, bytes: u64, bytes_per_second: u64) {
+        let took = Duration::from_nanos(bytes * 1_000_000_000 / bytes_per_second);
+        pace.note(Duration::from_millis(milliseconds), bytes, took);
+    }
+
+    #[test]
+    fn extents_grow_with_latency_and_speed() {
+        for (milliseconds, speed, want) in [
+            (2, 12_500_000, 64 << 10),
+            (10, 12_500_000, 125_000),
+            (2, 250_000_000, 500_000),
+            (80, 1_000_000_000, 4 << 20),
+        ] {
+            let pace = Pace::new(1000, (64 << 10, 4 << 20));
+            assert_eq!(pace.extent(), 1000, "nothing is known yet");
+            answer(&pace, milliseconds, 100_000, speed);
+            let extent = pace.extent();
+            assert!(extent.abs_diff(want) < want / 100, "{extent}, not {want}");
+        }
+    }
+
+    #[test]
+    fn one_slow_answer_says_little_and_many_say_much() {
+        let pace = Pace::new(0, (1, u64::MAX));
+        answer(&pace, 10, 100_000, 100_000_000);
+        let usual = pace.extent();
+        answer(&pace, 500, 100_000, 1_000_000);
+        assert_eq!(pace.extent(), usual);
+        // Short answers tell the latency, not the speed.
+        answer(&pace, 5, 100, 1_000);
+        assert!(pace.extent().abs_diff(usual / 2) < 100);
+        for _ in 0..REMEMBERED {
+            answer(&pace, 100, 100_000, 1_000_000);
+        }
+        assert!(pace.extent().abs_diff(100_000) < 100);
+    }
+}
