@@ -14,6 +14,8 @@ const START: &str = "cat /etc/passwd /usr/bin/perl /usr/lib/os-release | wc -c; 
     for i in /usr/lib/x86_64-linux-gnu/lib*.so.*; do head -c 100 $i | wc -c; done; echo ready";
 /// The line that ends it.
 const READY: &str = "ready";
+/// Most requests that a start with a profile takes.
+const REQUESTS: u64 = 30;
 
 #[test]
 fn a_recorded_start_is_fetched_ahead_by_the_next_mount() {
@@ -81,9 +83,10 @@ fn a_recorded_start_is_fetched_ahead_by_the_next_mount() {
         let extents = |stats: &Value| stats["engine"]["extents"].as_u64().unwrap();
         let without = start("without", &["--no-profile"]);
         let with = start("with", &[]);
+        // Without it there are as many as the link is slow; with it never more than these.
         assert!(
-            extents(&with) * 2 <= extents(&without),
-            "in fewer requests: {with} {without}"
+            extents(&with) <= REQUESTS && extents(&with) < extents(&without),
+            "in few requests: {with} {without}"
         );
         let again = start("with", &[]);
         assert_eq!(extents(&again), 0, "all of it was kept: {again}");

@@ -55,7 +55,7 @@ pub(super) async fn open_image(shared: &Shared, wanted: &Wanted) -> Result<Image
 async fn attempt(shared: &Shared, wanted: &Wanted, mode: Mode) -> Result<Image> {
     let reference = Reference::Registry(wanted.reference.parse::<RegistryReference>()?);
     let (repository, named) = shared.config.repositories.open(&reference).await?;
-    let repository = Arc::new(Remembered::new(repository));
+    let repository = Arc::new(Remembered::with_configurations(repository));
     let kept = Kept::new(repository, Arc::clone(&shared.keep), mode);
     let _opening = kept.opening();
     with(shared, wanted, mode, &reference, &named, &kept).await

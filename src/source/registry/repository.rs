@@ -1,6 +1,6 @@
 //! Manifests and referrers of one repository in a registry.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::BytesMut;
 use futures::future::BoxFuture;
@@ -274,9 +274,22 @@ impl Repository for RegistryRepository {
 
     fn referrers<'a>(&'a self, subject: &'a Digest) -> BoxFuture<'a, Result<Vec<Descriptor>>> {
         Box::pin(async move {
-            match self.listed(subject).await? {
-                Some(found) => Ok(found),
-                None => self.fallback(subject).await,
+            // Both at once: many registries do not have the API, and a round trip before every mount
+            // costs more than a request.
+            let mut fallback = pin!(self.fallback(subject));
+            let mut early = None;
+            let mut listed = pin!(self.listed(subject));
+            let listed = loop {
+                tokio::select! {
+                    biased;
+                    listed = &mut listed => break listed,
+                    found = &mut fallback, if early.is_none() => early = Some(found),
+                }
+            };
+            match (listed?, early) {
+                (Some(found), _) => Ok(found),
+                (None, Some(found)) => found,
+                (None, None) => fallback.await,
             }
         })
     }
