@@ -11,11 +11,11 @@ use crate::{
     engine::EngineConfig,
     error::{Error, Result},
     keys::{KeyConfig, Keyring},
-    mount::MountOptions,
+    mount::{FrontEnd, MountOptions},
     oci::Platform,
     snapshotter::{
         Options as SnapshotterOptions,
-        images::{Confirm, Fuse, ImagesConfig, PolicySource},
+        images::{self, Confirm, ImagesConfig, PolicySource},
     },
     source::{
         Access,
@@ -112,9 +112,20 @@ impl Config {
             confirm_rate: trust.confirm_kib_per_second.saturating_mul(1024),
             confirm_after: Duration::from_secs(trust.confirm_after_seconds),
             grace: GRACE,
-            front_end: Arc::new(Fuse {
-                options: MountOptions::new("image"),
-            }),
+            front_end: self.front_end()?,
+        })
+    }
+
+    fn front_end(&self) -> Result<Arc<dyn images::FrontEnd>> {
+        let (root, options) = (self.root.clone(), MountOptions::new("image"));
+        Ok(match self.front_end {
+            FrontEnd::Auto => Arc::new(images::Auto::new(root, options)),
+            FrontEnd::Fuse => Arc::new(images::Fuse { options }),
+            FrontEnd::Erofs => {
+                let erofs = images::Erofs::new(root, options);
+                erofs.check().map_err(|e| e.context("front_end"))?;
+                Arc::new(erofs)
+            }
         })
     }
 

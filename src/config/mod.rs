@@ -16,7 +16,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::build::Surroundings;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    mount::FrontEnd,
+};
 
 /// Every key with its default and what it means.
 pub const DEFAULT: &str = include_str!("nacre.toml");
@@ -34,6 +37,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Mount images lazily, under the policy.
     pub lazy: bool,
+    /// How the kernel sees lazily mounted images.
+    pub front_end: FrontEnd,
     /// `[snapshotter]`
     pub snapshotter: SnapshotterConfig,
     /// `[registry]`
@@ -256,6 +261,7 @@ impl Default for Config {
             root: "/var/lib/nacre".into(),
             socket: "/run/nacre/nacre.sock".into(),
             lazy: true,
+            front_end: FrontEnd::Auto,
             snapshotter: SnapshotterConfig::default(),
             registry: RegistryConfig::default(),
             trust: TrustConfig::default(),

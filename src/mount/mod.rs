@@ -24,10 +24,14 @@ use crate::sys::mountinfo::{self, MountEntry};
 use crate::tree::Tree;
 
 pub mod daemon;
+mod erofs;
+mod front_end;
 mod kernel;
 mod signals;
 mod unmount;
 
+pub use erofs::{Erofs, ErofsMounted};
+pub use front_end::{FrontEnd, mount_by};
 pub use signals::StopSignals;
 pub use unmount::{UmountOptions, umount};
 
@@ -56,6 +60,7 @@ pub struct MountOptions {
 pub struct Mounted {
     directory: PathBuf,
     device: (u32, u32),
+    front_end: FrontEnd,
     session: Arc<SessionEnd>,
     open: bool,
 }
@@ -116,6 +121,7 @@ pub fn mount(
     let mounted = Mounted {
         directory,
         device: mount.device,
+        front_end: FrontEnd::Fuse,
         session: Arc::default(),
         open: true,
     };
@@ -162,6 +168,12 @@ impl Mounted {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Whether it is a FUSE mount or an EROFS mount.
+    #[must_use]
+    pub fn front_end(&self) -> FrontEnd {
+        self.front_end
     }
 
     /// Unmounts; if that is not possible because it is in use, takes it out of sight, with a
@@ -316,7 +328,7 @@ fn check_directory(directory: &Path) -> Result<PathBuf> {
     // Without a look at the directory itself, which may be a dead mount.
     let place = unmount::place(directory)?;
     if let Some(mount) = mountinfo::at(&place)?
-        && mount.kind == kernel::MOUNT_TYPE
+        && front_end::of(&mount).is_some()
     {
         let message = format!("{shown} has {} mounted", mount.source.display());
         let hint = format!("nacre umount {shown}");

@@ -1,5 +1,6 @@
 //! What needs `unsafe` or reads the kernel's text files raw.
 
+pub mod loop_device;
 pub mod mountinfo;
 pub mod processes;
 pub mod systemd;

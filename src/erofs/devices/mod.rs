@@ -65,32 +65,39 @@ impl Devices {
         DeviceFilesystem::new(self.clone())
     }
 
-    /// Adds a device. Reads that have waited for it go on.
+    /// Adds a device. Reads that have waited for it go on. One that was retired and is still open takes
+    /// the place of its predecessor, if the two mean the same.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if there is one of that name, in use or not.
+    /// [`Kind::Busy`] if there is one of that name, or one of another meaning is still in use.
     pub fn add(&self, device: Device) -> Result<()> {
         let key = device.key();
         let device = Arc::new(device);
         let mut table = self.lock();
-        if let Some(other) = table.devices.get(&key) {
-            let what = if other.retired {
-                "its last mount is still in use"
-            } else {
-                "there is one already"
-            };
-            let name = device.name();
-            return Err(Error::new(Kind::Busy, format!("device {name}: {what}")));
-        }
+        let other = table.devices.get(&key);
+        let opens = match other {
+            Some(other) if other.retired && other.device.number() == device.number() => other.opens,
+            Some(other) => {
+                let what = if other.retired {
+                    "one with other files is still in use"
+                } else {
+                    "there is one already"
+                };
+                let name = device.name();
+                return Err(Error::new(Kind::Busy, format!("device {name}: {what}")));
+            }
+            None => u32::from(table.expected.contains_key(&key)),
+        };
         let expected = table.expected.remove(&key);
         let served = Served {
             device: Arc::clone(&device),
-            opens: u32::from(expected.is_some()),
+            opens,
             retired: false,
         };
-        table.devices.insert(key, served);
+        let replaced = table.devices.insert(key, served);
         table.names.insert(device.name().to_owned(), key);
         drop(table);
+        end(replaced);
         for waiting in expected.map_or_else(Vec::new, |it| it.waiting) {
             waiting(Some(Arc::clone(&device)));
         }

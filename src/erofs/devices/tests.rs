@@ -121,6 +121,12 @@ fn a_retired_device_stays_while_it_is_open() {
         devices.add(device("a", &[])).unwrap_err().kind(),
         Kind::Busy
     );
+    // Mounted again while a container still uses the first mount.
+    devices.add(device("a", &[(1, 10)])).unwrap();
+    assert!(devices.opened(number));
+    devices.retire("a");
+    devices.closed(number);
+    assert_eq!(devices.count(), 1);
     devices.closed(number);
     assert_eq!(devices.count(), 0);
     assert!(!ask(&devices, number).recv().unwrap());

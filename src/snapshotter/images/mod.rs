@@ -38,6 +38,7 @@ mod check;
 mod config;
 mod confirm;
 mod findings;
+mod front_ends;
 mod image;
 mod keep;
 mod kept;
@@ -47,7 +48,8 @@ mod switch;
 
 pub use self::{
     config::{Confirm, ImagesConfig, PolicySource, Repositories},
-    mounts::{FrontEnd, Fuse, Mount},
+    front_ends::{Auto, Erofs, Fuse},
+    mounts::{FrontEnd, Mount},
 };
 
 /// All images of this node. See the module.

@@ -14,9 +14,7 @@ use super::{findings::Subject, switch::Switch};
 use crate::{
     engine::ReadFile,
     error::{Error, Result},
-    mount::{self, MountOptions, Mounted},
     oci::Digest,
-    sys::mountinfo,
     tree::Tree,
 };
 
@@ -48,13 +46,6 @@ pub trait Mount: Send + Sync + Debug {
     fn is_alive(&self) -> bool;
 }
 
-/// FUSE mounts that this process serves.
-#[derive(Clone, Debug)]
-pub struct Fuse {
-    /// How to mount; the reference is filled in.
-    pub options: MountOptions,
-}
-
 /// All lower directories.
 #[derive(Debug)]
 pub(super) struct Mounts {
@@ -79,43 +70,6 @@ struct State {
     asked: Instant,
     /// What the mount shows, and its switch.
     shows: Option<(HashSet<Subject>, Switch)>,
-}
-
-// === impl Fuse ===
-
-impl FrontEnd for Fuse {
-    fn mount(
-        &self,
-        tree: Arc<Tree>,
-        reader: Arc<dyn ReadFile>,
-        directory: &Path,
-        reference: &str,
-    ) -> Result<Box<dyn Mount>> {
-        self.clear(directory)?;
-        let options = MountOptions {
-            reference: reference.to_owned(),
-            ..self.options.clone()
-        };
-        Ok(Box::new(mount::mount(tree, reader, directory, &options)?))
-    }
-
-    fn clear(&self, directory: &Path) -> Result<()> {
-        let options = mount::UmountOptions {
-            lazy: true,
-            timeout: Duration::ZERO,
-        };
-        if mountinfo::at(directory)?.is_some() {
-            mount::umount(directory, options)?;
-        }
-        Ok(())
-    }
-}
-
-impl Mount for Mounted {
-    fn is_alive(&self) -> bool {
-        // Not a look at the directory: what is dead there would not answer.
-        mountinfo::at(self.directory()).is_ok_and(|mount| mount.is_some())
-    }
 }
 
 // === impl Mounts ===
