@@ -19,6 +19,7 @@ use nacre::engine::ReadFile;
 use nacre::mount::{
     Erofs, FrontEnd, MountOptions, Mounted, StopSignals, UmountOptions, Unmounted, mount_by, umount,
 };
+use nacre::snapshotter::images::{self, FrontEnd as _};
 use nacre::sys::{mountinfo, processes};
 use nix::sys::signal::Signal;
 
@@ -393,6 +394,14 @@ fn helper_process() {
     let Some(place) = std::env::var_os("NACRE_TEST_PLACE").map(PathBuf::from) else {
         return;
     };
+    if std::env::var_os("NACRE_TEST_NODE").is_some() {
+        let _mounted = mount_on_node(&place, 1).unwrap();
+        eprintln!("mounted");
+        let mut byte = [0];
+        // Until it is killed.
+        _ = std::io::stdin().read(&mut byte);
+        return;
+    }
     if std::env::var_os("NACRE_TEST_STRANGE").is_some() {
         let mut strange = image();
         strange.file("x", "x").xattrs = vec![(b"no.such"[..].into(), b"v"[..].into())];
@@ -436,9 +445,23 @@ fn helper(place: &Path) -> Command {
     command
 }
 
+/// Mounts as a snapshotter does whose root is the parent of `place`.
+fn mount_on_node(place: &Path, byte: u8) -> nacre::Result<(images::Erofs, Box<dyn images::Mount>)> {
+    let root = place.parent().unwrap().to_owned();
+    let node = images::Erofs::new(root, MountOptions::new(""));
+    let mut image = Image::new();
+    image.file("file", vec![byte; 50_000]);
+    let (tree, reader) = image.build();
+    let mounted = node.mount(tree, reader, place, "test/image:1")?;
+    Ok((node, mounted))
+}
+
 /// A process that serves a mount, once it is mounted.
 fn spawn(place: &Path) -> Child {
-    let mut command = helper(place);
+    spawn_command(helper(place))
+}
+
+fn spawn_command(mut command: Command) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut text = Vec::new();
@@ -518,4 +541,43 @@ fn a_killed_process_leaves_a_mount_that_umount_takes_away() {
     assert_eq!(mounted_at(&place), None);
     assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1);
     drop(mount_in(&image(), FrontEnd::Erofs, base.path(), &place).unwrap());
+}
+
+#[test]
+fn a_node_replaces_what_a_killed_process_left() {
+    if !can_mount_erofs() {
+        return;
+    }
+    let (base, place) = place();
+    let devices = base.path().join("devices");
+    let mut command = helper(&place);
+    command.env("NACRE_TEST_NODE", "1").stdin(Stdio::piped());
+    let mut child = spawn_command(command);
+    assert_eq!(fs::read(place.join("file")).unwrap(), [1; 50_000]);
+    assert!(mounted_at(&devices).is_some());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(mounted_at(&place).is_some() && mounted_at(&devices).is_some());
+    assert!(fs::metadata(devices.join("x")).is_err());
+    let (node, mounted) = mount_on_node(&place, 2).unwrap();
+    assert_eq!(fs::read(place.join("file")).unwrap(), [2; 50_000]);
+    assert!(mounted.is_alive());
+    assert_eq!(fs::read_dir(&devices).unwrap().count(), 1);
+
+    // Somebody takes the devices away: that is noticed, and the next mount begins anew.
+    let connection = connection(&place);
+    let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
+    if fs::write(&abort, "1").is_err() {
+        println!("skipped: no {abort}");
+        return;
+    }
+    eventually(|| !mounted.is_alive());
+    drop(mounted);
+    let mut image = Image::new();
+    image.file("file", vec![3; 50_000]);
+    let (tree, reader) = image.build();
+    let again = node.mount(tree, reader, &place, "test/image:1").unwrap();
+    assert_eq!(fs::read(place.join("file")).unwrap(), [3; 50_000]);
+    drop((again, node));
+    assert_eq!((mounted_at(&place), mounted_at(&devices)), (None, None));
 }
