@@ -2,6 +2,8 @@
 //!
 //! `memory` has them in the memory half; `disk` has them on disk, with a memory half that is smaller
 //! than the file, so that each chunk is read back and verified (`disk-sealed`: and unsealed) once.
+//! `memory-handed-over` is `memory` with one descriptor for all threads, as mounts of `nacre serve` have
+//! it. `scattered` reads single pages by several threads, so that round trips count.
 //! `file` reads the same bytes from an ordinary file in the temporary directory, page cache dropped
 //! too. Needs root and /dev/fuse; says so and measures nothing where they are missing.
 
@@ -30,6 +32,8 @@ use zeroize::Zeroizing;
 const CHUNK: usize = 1 << 20;
 const CHUNKS: u32 = 64;
 const SIZE: u64 = CHUNK as u64 * CHUNKS as u64;
+const READERS: u64 = 4;
+const STRIDE: u64 = 16 << 10;
 
 /// Bytes that do not repeat.
 fn content() -> Vec<u8> {
@@ -97,6 +101,26 @@ fn read_through(path: &Path, buffer: &mut [u8]) {
     }
 }
 
+/// Reads a page of every 16 KiB by four threads, after dropping the file's pages: one request each.
+fn read_scattered(path: &Path) {
+    let file = File::open(path).expect("it is there");
+    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("advice");
+    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM).expect("advice");
+    std::thread::scope(|scope| {
+        for thread in 0..READERS {
+            let file = &file;
+            scope.spawn(move || {
+                let mut page = [0; 4096];
+                let mine = (0..SIZE / STRIDE).filter(|it| it % READERS == thread);
+                for number in mine {
+                    file.read_exact_at(&mut page, number * STRIDE)
+                        .expect("it can be read");
+                }
+            });
+        }
+    });
+}
+
 fn warm_store(criterion: &mut Criterion) {
     let directory = tempfile::tempdir().expect("a directory");
     let content = content();
@@ -116,10 +140,11 @@ fn warm_store(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let sealed = Space::Sealed(Seal::new(&Zeroizing::new([7; 32])));
     let big = content.len() * 2;
-    for (name, memory_bytes, space) in [
-        ("memory", big, Space::Plain),
-        ("disk", 8 * CHUNK, Space::Plain),
-        ("disk-sealed", 8 * CHUNK, sealed),
+    for (name, memory_bytes, space, hand_over) in [
+        ("memory", big, Space::Plain, false),
+        ("memory-handed-over", big, Space::Plain, true),
+        ("disk", 8 * CHUNK, Space::Plain, false),
+        ("disk-sealed", 8 * CHUNK, sealed, false),
     ] {
         let store = directory.path().join(name);
         let config = StoreConfig {
@@ -140,12 +165,11 @@ fn warm_store(criterion: &mut Criterion) {
         let target = directory.path().join(format!("mount-{name}"));
         std::fs::create_dir(&target).expect("a directory");
         let reader = Arc::clone(&engine) as Arc<dyn ReadFile>;
-        let mounted = match mount::mount(
-            Arc::new(tree()),
-            reader,
-            &target,
-            &MountOptions::new("bench"),
-        ) {
+        let options = MountOptions {
+            hand_over,
+            ..MountOptions::new("bench")
+        };
+        let mounted = match mount::mount(Arc::new(tree()), reader, &target, &options) {
             Ok(mounted) => mounted,
             Err(error) => {
                 println!("skipped: fuse_warm needs root and /dev/fuse: {error}");
@@ -159,6 +183,13 @@ fn warm_store(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new(name, "sequential"), |bencher| {
             bencher.iter(|| read_through(&file, &mut buffer));
         });
+        if memory_bytes == big {
+            group.throughput(Throughput::Elements(SIZE / STRIDE));
+            group.bench_function(BenchmarkId::new(name, "scattered"), |bencher| {
+                bencher.iter(|| read_scattered(&file));
+            });
+            group.throughput(Throughput::Bytes(SIZE));
+        }
         assert_eq!(
             engine.snapshot().extent_bytes,
             fetched,

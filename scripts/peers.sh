@@ -16,6 +16,10 @@ die() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# containerd 2 lies beside Debian's containerd, out of PATH.
+# shellcheck disable=SC2034
+containerd2=$NACRE_CACHE/tools/containerd2/bin
+
 # Runs a command as root, by sudo where that is needed.
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then
@@ -52,10 +56,14 @@ free_port() {
   die "no free port on the loopback interface"
 }
 
-# start_registry DIRECTORY: Debian's docker-registry on a free loopback port, data and log under
-# DIRECTORY. Sets `registry` (HOST:PORT) and `registry_pid`; the caller stops it.
+# start_registry DIRECTORY [accesslog]: Debian's docker-registry on a free loopback port, data and log
+# under DIRECTORY; on request, the log has a line for each answer. Sets `registry` (HOST:PORT) and
+# `registry_pid`; the caller stops it.
 start_registry() {
-  local directory=$1 port attempt
+  local directory=$1 port no_access_log=true
+  if [ "${2-}" = accesslog ]; then
+    no_access_log=false
+  fi
   port=$(free_port)
   mkdir -p "$directory/data"
   cat >"$directory/config.yml" <<YAML
@@ -63,7 +71,7 @@ version: 0.1
 log:
   level: warn
   accesslog:
-    disabled: true
+    disabled: $no_access_log
 storage:
   filesystem:
     rootdirectory: $directory/data
@@ -72,9 +80,15 @@ storage:
 http:
   addr: 127.0.0.1:$port
 YAML
-  docker-registry serve "$directory/config.yml" >"$directory/log" 2>&1 &
-  registry_pid=$!
   registry=127.0.0.1:$port
+  serve_registry "$directory"
+}
+
+# serve_registry DIRECTORY: starts the registry that start_registry made, once more.
+serve_registry() {
+  local directory=$1 attempt
+  docker-registry serve "$directory/config.yml" >>"$directory/log" 2>&1 </dev/null &
+  registry_pid=$!
   for attempt in $(seq 100); do
     if curl --silent --fail "http://$registry/v2/" >/dev/null; then
       return

@@ -30,6 +30,19 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Self; 9] = [
+        Kind::Unavailable,
+        Kind::Denied,
+        Kind::Invalid,
+        Kind::Corrupt,
+        Kind::NotFound,
+        Kind::Busy,
+        Kind::Unsupported,
+        Kind::Io,
+        Kind::Internal,
+    ];
+
     /// One word for logs and `--json`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -38,10 +38,11 @@
 //!
 //! # Rooms
 //!
-//! The modules follow a byte on its way down ([`cli`], [`mount`], [`fuse`], [`open`], [`tree`],
+//! The modules follow a byte on its way down ([`cli`], [`keeper`], [`mount`], [`fuse`], [`open`], [`tree`],
 //! [`engine`], [`store`], [`index`], [`tar`], [`codec`], [`ocicrypt`], [`keys`], [`trust`], [`source`],
-//! [`oci`]); [`image`] is the producing side and [`bundle`] the eager one. A dependency points down
-//! that list. `docs/architecture.md` tells the way of a read and the chain of trust.
+//! [`oci`]); [`image`] is the producing side and [`bundle`] the eager one, [`telemetry`] tells what a
+//! daemon does. A dependency points down that list. `docs/architecture.md` tells the way of a read and
+//! the chain of trust.
 //!
 //! # Why not another tool
 //!
@@ -53,6 +54,7 @@ pub mod bundle;
 pub mod cli;
 pub mod codec;
 pub mod config;
+pub mod cri;
 pub mod engine;
 pub mod erofs;
 pub mod error;
@@ -61,17 +63,21 @@ pub mod fuse;
 pub mod fuzzing;
 pub mod image;
 pub mod index;
+pub mod keeper;
 pub mod keys;
+pub mod measure;
 pub mod mount;
 pub mod oci;
 pub mod ocicrypt;
 pub mod open;
+pub mod profile;
 pub mod snapshotter;
 pub mod source;
 pub mod store;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod tar;
+pub mod telemetry;
 pub mod tree;
 pub mod trust;
 

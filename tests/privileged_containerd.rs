@@ -34,6 +34,7 @@ use support::{
     docker_registry::{DockerRegistry, installed},
     images::{gzip, write_layout},
     pipeline::{Format, Pipeline, tool},
+    program,
 };
 
 /// What the container says when it sees the merged tree.
@@ -230,33 +231,53 @@ fn encrypted_and_signed_images_run_lazily_and_share_one_mount() {
                 scope.spawn(move || assert_eq!(containerd.ctr("ctr", &arguments).ok(), SAID));
             }
         });
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let here = fixture.path("nacre").display().to_string();
-        let ours = mounts
-            .lines()
-            .filter(|it| it.contains(&here) && it.contains("fuse.nacre"));
         // The first image's mount is spared for a while.
         let images = 1 + usize::from(encrypted);
         assert_eq!(
-            ours.count(),
+            lower_mounts(&fixture.path("nacre")).len(),
             images,
             "one mount an image, for twenty containers"
         );
+        let socket = nacre.socket.display().to_string();
+        let status = pipeline.nacre(["--json", "status", "--socket", &socket]);
+        let status = status.json();
+        let mounts = status["lazy"]["mounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|it| it["reference"] == image.as_str());
+        let (mount, keys) = (mount.unwrap(), &status["lazy"]["keys"]);
+        assert_eq!(mount["snapshots"], 1, "{mount}");
+        assert!(mount["fetched_bytes"].as_u64().unwrap() > 0, "{mount}");
+        assert_eq!(keys["failed"], 0, "{keys}");
+        assert_eq!(keys["unwrapped"].as_u64().unwrap() > 0, encrypted, "{keys}");
+        if encrypted {
+            assert_eq!(keys["last"]["packet"], "jwe", "{keys}");
+        }
 
-        // After a crash, new containers get a new mount in place of the dead one.
+        // A container that runs through a crash reads on, from the mount that new ones get too.
+        let running = fixture.container(&format!("{encrypted}-running"));
+        let run = ["run", "-d", "--net-host", "--snapshotter", "nacre", &image];
+        // A shell of its own: the first process of a namespace cannot be stopped from within.
+        let stopped = ["/bin/sh", "-c", "/bin/sh -c 'kill -STOP $$'; :"];
+        let ctr = |arguments: &[&str]| containerd.ctr("ctr", arguments);
+        ctr(&[&run[..], &[&running], &stopped].concat()).ok();
+        // That of the image before this one has no snapshot any more, and may go.
+        let mounted = || {
+            let mut mounts = lower_mounts(&fixture.path("nacre"));
+            mounts.retain(|it| it.contains(&image));
+            mounts
+        };
+        let before = mounted();
         nacre.kill_and_restart();
+        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        let exec = ["tasks", "exec", "--exec-id", "later", &running];
+        let said = ctr(&[&exec[..], &["/bin/sh", "-c", SCRIPT]].concat()).ok();
+        assert_eq!(said, SAID);
         let name = fixture.container(&format!("{encrypted}-again"));
-        let run = [
-            "run",
-            "--rm",
-            "--net-host",
-            "--snapshotter",
-            "nacre",
-            &image,
-            &name,
-        ];
-        let arguments = [&run[..], &["/bin/sh", "-c", SCRIPT]].concat();
-        assert_eq!(containerd.ctr("ctr", &arguments).ok(), SAID);
+        let run = ["run", "--rm", "--net-host", "--snapshotter", "nacre"];
+        let script = [&image, &name, "/bin/sh", "-c", SCRIPT];
+        assert_eq!(ctr(&[&run[..], &script].concat()).ok(), SAID);
+        assert_eq!(mounted(), before);
+        ctr(&["tasks", "rm", "-f", &running]).ok();
+        ctr(&["containers", "rm", &running]).ok();
 
         containerd
             .ctr("ctr", &["images", "rm", "--sync", &image])
@@ -264,6 +285,14 @@ fn encrypted_and_signed_images_run_lazily_and_share_one_mount() {
         assert_eq!(snapshots().lines().count(), 1);
         cleanup(&nacre.socket);
     }
+}
+
+/// Lines of the table of mounts for lower directories below `root`.
+fn lower_mounts(root: &Path) -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let here = root.display().to_string();
+    let ours = { mounts.lines() }.filter(|it| it.contains(&here) && it.contains("fuse.nacre"));
+    ours.map(str::to_owned).collect()
 }
 
 /// Frees what removed snapshots took, as containerd's garbage collector asks for in its own time.
@@ -511,6 +540,7 @@ impl Nacre {
 impl Drop for Nacre {
     fn drop(&mut self) {
         stop(&mut self.child);
+        program::release(&self.root);
     }
 }
 

@@ -5,17 +5,20 @@
 // Clippy knows only functions marked as tests, not those that they call.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nacre::Kind;
 use nacre::engine::ReadFile;
+use nacre::keeper::Keeper;
 use nacre::mount::{
     Erofs, FrontEnd, MountOptions, Mounted, StopSignals, UmountOptions, Unmounted, mount_by, umount,
 };
@@ -446,9 +449,12 @@ fn helper(place: &Path) -> Command {
 }
 
 /// Mounts as a snapshotter does whose root is the parent of `place`.
-fn mount_on_node(place: &Path, byte: u8) -> nacre::Result<(images::Erofs, Box<dyn images::Mount>)> {
+fn mount_on_node(
+    place: &Path,
+    byte: u8,
+) -> nacre::Result<(images::FrontEnds, Box<dyn images::Mount>)> {
     let root = place.parent().unwrap().to_owned();
-    let node = images::Erofs::new(root, MountOptions::new(""));
+    let node = images::FrontEnds::new(FrontEnd::Erofs, root, MountOptions::new(""));
     let mut image = Image::new();
     image.file("file", vec![byte; 50_000]);
     let (tree, reader) = image.build();
@@ -541,6 +547,71 @@ fn a_killed_process_leaves_a_mount_that_umount_takes_away() {
     assert_eq!(mounted_at(&place), None);
     assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1);
     drop(mount_in(&image(), FrontEnd::Erofs, base.path(), &place).unwrap());
+}
+
+/// Keeps descriptors in this process.
+#[derive(Debug, Default)]
+struct InMemory(Mutex<HashMap<String, OwnedFd>>);
+
+impl Keeper for InMemory {
+    fn put(&self, name: &str, descriptor: BorrowedFd<'_>) -> nacre::Result<()> {
+        let copy = descriptor.try_clone_to_owned().unwrap();
+        self.0.lock().unwrap().insert(name.to_owned(), copy);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> nacre::Result<()> {
+        self.0.lock().unwrap().remove(name);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_kept_stays_when_it_is_dropped_and_goes_when_nothing_hangs_on_it() {
+    if !can_mount_erofs() {
+        return;
+    }
+    let (base, place) = place();
+    let devices = base.path().join("devices");
+    let keeper = Arc::<InMemory>::default();
+    let names = || -> Vec<String> { keeper.0.lock().unwrap().keys().cloned().collect() };
+    let node = || {
+        let (root, options) = (base.path().to_owned(), MountOptions::new(""));
+        let keeper = Arc::clone(&keeper) as Arc<dyn Keeper>;
+        images::FrontEnds::handing_over(FrontEnd::Erofs, root, options, Some(keeper), Vec::new())
+    };
+    let mount = |node: &images::FrontEnds| {
+        let (tree, reader) = image().build();
+        node.mount(tree, reader, &place, "test/image:1").unwrap()
+    };
+    let first = node();
+    mount(&first).take_away().unwrap();
+    assert_eq!(mounted_at(&place), None);
+    assert!(mounted_at(&devices).is_some() && names().len() == 1);
+    drop(first);
+    assert_eq!(mounted_at(&devices), None);
+    eventually(|| names().is_empty());
+
+    let second = node();
+    drop(mount(&second));
+    drop(second);
+    assert!(mounted_at(&place).is_some() && mounted_at(&devices).is_some());
+    let name = names().pop().unwrap();
+    assert!(
+        name.contains(&format!(".devices.{}.", connection(&place))),
+        "{name}"
+    );
+    // The threads of this process are those that would be another's.
+    assert_eq!(fs::read(place.join("d/file")).unwrap().len(), 50_000);
+
+    // Whoever does not get the descriptor takes both away.
+    let third = node();
+    assert!(third.adopt(&place, "test/image:1").is_none());
+    third.forget_others();
+    assert_eq!(mounted_at(&devices), None);
+    third.clear(&place).unwrap();
+    assert_eq!(mounted_at(&place), None);
+    eventually(|| names().is_empty());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use nacre::{
     index::write::Format,
     mount::{self, MountOptions},
     snapshotter::{
-        images::{Auto, Erofs, Fuse, Images, ImagesConfig},
+        images::{FrontEnds, Images, ImagesConfig},
         lazy::{Evidence, LazyImages, Verdict},
     },
     sys::mountinfo,
@@ -33,11 +33,7 @@ fn layer(name: &str, byte: u8) -> ToyLayer {
 fn config(node: &Node, front_end: mount::FrontEnd) -> ImagesConfig {
     let (root, options) = (node.path("state"), MountOptions::new(""));
     ImagesConfig {
-        front_end: match front_end {
-            mount::FrontEnd::Fuse => Arc::new(Fuse { options }),
-            mount::FrontEnd::Erofs => Arc::new(Erofs::new(root, options)),
-            mount::FrontEnd::Auto => Arc::new(Auto::new(root, options)),
-        },
+        front_end: Arc::new(FrontEnds::new(front_end, root, options)),
         ..node.config()
     }
 }

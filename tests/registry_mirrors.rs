@@ -229,6 +229,70 @@ async fn what_one_host_cannot_give_the_next_one_gives() {
 }
 
 #[tokio::test]
+async fn each_host_is_counted_and_its_state_told() {
+    let case = Case::new().await;
+    let client = Client::new(case.options()).unwrap();
+    let repository = repository(&client);
+    let blob = repository.blob(&case.descriptor);
+    case.mirror.fail_next("/blobs/", Fault::Status(503));
+    case.check(&*blob, 0, 10).await;
+    case.server.fail_next("/blobs/", Fault::Status(404));
+    case.check(&*blob, 0, 10).await;
+    // A round in vain, and another one.
+    case.mirror.fail_next("/blobs/", Fault::Status(503));
+    case.server.fail_next("/blobs/", Fault::Close);
+    case.check(&*blob, 0, 10).await;
+
+    let counts = client.counts();
+    let (mirror, server) = (case.mirror.host(), case.server.host());
+    let of = |host: &str| counts.iter().find(|it| it.host == host).unwrap();
+    let seen = |host: &str| {
+        let answers = of(host).answers.iter();
+        let some = answers.filter(|(_, n)| *n > 0);
+        some.map(|(class, n)| (class.as_str(), *n))
+            .collect::<Vec<_>>()
+    };
+    let (of_mirror, of_server) = (of(&mirror), of(&server));
+    let all = repository.traffic().snapshot();
+    let sum = of_mirror.traffic.requests + of_server.traffic.requests;
+    assert_eq!(all.requests, sum);
+    assert_eq!(all.bytes, of_mirror.traffic.bytes + of_server.traffic.bytes);
+    assert!(seen(&mirror).contains(&("5xx", 2)), "{:?}", seen(&mirror));
+    assert!(seen(&server).contains(&("4xx", 1)), "{:?}", seen(&server));
+    assert!(seen(&server).iter().any(|(class, _)| *class == "none"));
+    let answered: u64 = { of_mirror.answers.iter() }.map(|(_, n)| n).sum();
+    assert_eq!(answered, of_mirror.traffic.requests);
+    assert_eq!(of_mirror.took.count(), answered, "no answer failed to come");
+    assert_eq!(of_mirror.failovers, 2, "not having a blob is none");
+    assert_eq!(of_server.retries, 1, "rounds are the registry's own");
+
+    let states = client.states();
+    assert_eq!(states.len(), 1);
+    assert_eq!(states[0].registry, "r.example");
+    assert!(
+        states[0]
+            .hosts_file
+            .as_ref()
+            .unwrap()
+            .ends_with("r.example/hosts.toml")
+    );
+    let hosts: Vec<_> = { states[0].hosts.iter() }
+        .map(|it| (it.host.clone(), it.failing))
+        .collect();
+    assert_eq!(hosts, [(mirror.clone(), true), (server.clone(), true)]);
+    case.clock.pass(Duration::from_secs(31));
+    assert!(client.states()[0].hosts.iter().all(|it| !it.failing));
+
+    // What is counted outlives a change of hosts.toml.
+    case.write_hosts(&format!("server = \"http://{server}\"\n"));
+    self::repository(&client).manifest(&tag()).await.unwrap();
+    let later = client.counts();
+    assert_eq!(later.len(), 2);
+    let later = later.iter().find(|it| it.host == server).unwrap();
+    assert_eq!(later.traffic.requests, of_server.traffic.requests + 1);
+}
+
+#[tokio::test]
 async fn a_host_that_failed_is_asked_last_for_a_while() {
     let case = Case::new().await;
     let blob = case.repository().blob(&case.descriptor);

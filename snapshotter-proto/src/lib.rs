@@ -26,5 +26,23 @@ pub mod containerd {
     }
 }
 
+/// The image service of the Kubernetes CRI (`runtime.v1.ImageService`), from `k8s.io/cri-api` v0.37.2.
+#[allow(clippy::all, clippy::pedantic, missing_debug_implementations)]
+#[allow(rustdoc::bare_urls, rustdoc::invalid_html_tags)]
+pub mod cri {
+    include!("generated/runtime.v1.rs");
+
+    impl std::fmt::Debug for AuthConfig {
+        /// Prints no secret.
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("AuthConfig")
+                .field("server_address", &self.server_address)
+                .finish_non_exhaustive()
+        }
+    }
+}
+
+/// Reads and writes messages.
+pub use prost::Message;
 /// Well-known types that the messages use.
 pub use prost_types::{FieldMask, Timestamp};

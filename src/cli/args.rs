@@ -5,13 +5,13 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    engine::EngineConfig,
+    engine::{EngineConfig, FollowConfig},
     error::{Error, Result},
     keys::{KeyConfig, Keyring},
     oci::{Digest, Location, Platform, Reference},
     open::{OpenImage, Opener},
     source::{
-        Access, Repository,
+        Access, Repository, RepositoryWriter,
         registry::{Credentials, Options},
     },
     store::{Store, StoreConfig},
@@ -153,13 +153,24 @@ impl ImageArgs {
         })
     }
 
-    /// Admits the image and opens it lazily.
-    pub(super) async fn open(&self, store: &StoreArgs) -> Result<OpenImage> {
+    /// A writer to the image's repository.
+    pub(super) async fn writer(&self) -> Result<Arc<dyn RepositoryWriter>> {
+        let (writer, _) = self.registry.access()?.create(&self.reference).await?;
+        Ok(writer)
+    }
+
+    /// Admits the image and opens it lazily. `follow` is how far its profile is fetched ahead.
+    pub(super) async fn open(
+        &self,
+        store: &StoreArgs,
+        follow: Option<FollowConfig>,
+    ) -> Result<OpenImage> {
         let Opening {
-            opener,
+            mut opener,
             repository,
             location,
         } = self.opening(store).await?;
+        opener.engine.follow = follow;
         opener.open(&self.reference, &repository, &location).await
     }
 }
@@ -243,6 +254,14 @@ impl StoreArgs {
             store_mib: 0,
             memory_mib: 0,
             insecure_plaintext_store: false,
+        }
+    }
+
+    /// Chunks stay in memory: for those who read much of an image once.
+    pub(super) fn in_memory() -> Self {
+        Self {
+            memory_mib: 256,
+            ..Self::none()
         }
     }
 

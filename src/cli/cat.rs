@@ -25,7 +25,7 @@ pub(super) struct Cat {
 
 impl Cat {
     pub(super) async fn run(self) -> Result<()> {
-        let image = self.image.open(&self.store).await?;
+        let image = self.image.open(&self.store, None).await?;
         let name = || format!("{}: {}", self.image.reference, self.path.display());
         let ino = image
             .tree

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{
     args::{RegistryArgs, parse_reference},
     output::{Output, bytes},
+    profile::Profile,
 };
 use crate::{
     error::{Error, Result},
@@ -27,6 +28,9 @@ pub(super) enum Image {
     Sign(Sign),
     /// Make a key pair to sign with.
     Keygen(Keygen),
+    /// Record what a start reads, and attach it to the image, so that it is fetched ahead.
+    #[command(subcommand)]
+    Profile(Profile),
 }
 
 /// Options of `nacre image convert`.
@@ -87,6 +91,7 @@ impl Image {
             Image::Convert(convert) => convert.run(output).await,
             Image::Sign(sign) => sign.run(output).await,
             Image::Keygen(keygen) => keygen.run(output),
+            Image::Profile(profile) => profile.run(output).await,
         }
     }
 }

@@ -48,7 +48,7 @@ struct Line {
 
 impl Ls {
     pub(super) async fn run(self, output: &Output) -> Result<()> {
-        let image = self.image.open(&self.store).await?;
+        let image = self.image.open(&self.store, None).await?;
         let tree = &*image.tree;
         let start = find(tree, &self.image.reference, &self.path)?;
         let mut lines = Vec::new();

@@ -1,15 +1,22 @@
 //! The command line: one file for each subcommand, shared options in `args`.
 
 mod args;
+mod behind;
 mod cat;
 mod config;
 mod image;
 mod inspect;
+mod keeper;
+mod logging;
 mod ls;
 mod mount;
 mod output;
+mod profile;
 mod pull;
+mod release;
 mod serve;
+mod status;
+mod table;
 mod verify;
 
 use std::process::ExitCode;
@@ -51,10 +58,17 @@ enum Command {
     Pull(pull::Pull),
     /// Serve containerd: a snapshotter that mounts images lazily.
     Serve(serve::Serve),
+    /// Show what a running `nacre serve` is doing: readiness, mounts, store, keys, policy.
+    Status(status::Status),
+    /// Take away the mounts that `nacre serve` left for its successor.
+    Release(release::Release),
+    /// Keep mounts alive while no daemon serves them.
+    #[command(hide = true)]
+    Keeper(keeper::Keeper),
     /// Check the configuration of `nacre serve`, or print its defaults.
     #[command(subcommand)]
     Config(config::Config),
-    /// Make images: convert, sign.
+    /// Make images: convert, sign, profile.
     #[command(subcommand)]
     Image(image::Image),
 }
@@ -69,7 +83,8 @@ failed.";
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.json);
-    if !matches!(cli.command, Command::Serve(_)) {
+    // The keeper has nobody to tell.
+    if !matches!(cli.command, Command::Serve(_) | Command::Keeper(_)) {
         init_logging(cli.verbose, cli.json);
     }
     match run(cli.command, cli.verbose, &output) {
@@ -93,6 +108,9 @@ fn run(command: Command, verbose: u8, output: &Output) -> Result<()> {
         Command::Pull(pull) => runtime()?.block_on(pull.run(output)),
         Command::Image(image) => runtime()?.block_on(image.run(output)),
         Command::Config(config) => config.run(output),
+        Command::Status(status) => status.run(output),
+        Command::Release(release) => release.run(output),
+        Command::Keeper(keeper) => keeper.run(),
         // Logs as its configuration says.
         Command::Serve(serve) => serve.run(verbose, output),
     }
@@ -105,25 +123,11 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .map_err(|e| Error::io("starting the runtime", e))
 }
 
-/// Logs go to standard error, so that results can be piped.
 fn init_logging(verbose: u8, json: bool) {
     let level = match verbose {
         0 => "nacre=warn",
         1 => "nacre=info",
         _ => "nacre=debug",
     };
-    log_to_stderr(level, json);
-}
-
-fn log_to_stderr(default_filter: &str, json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default_filter));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    if json {
-        builder.json().init();
-    } else {
-        builder.init();
-    }
+    logging::init(level, json);
 }

@@ -17,7 +17,7 @@ use super::{
     runtime,
 };
 use crate::{
-    engine::{EngineSnapshot, ReadFile},
+    engine::{EngineSnapshot, FollowConfig, ReadFile},
     error::{Error, Result},
     mount::{self, FrontEnd, MountOptions, Mounted, StopSignals, UmountOptions, daemon},
     open::OpenImage,
@@ -52,6 +52,9 @@ pub(super) struct Mount {
     /// How the kernel sees the image: fuse, erofs, or auto for erofs where it works.
     #[arg(long, value_name = "FRONT_END", default_value_t)]
     front_end: FrontEnd,
+    /// Do not fetch ahead what the image's profile names.
+    #[arg(long)]
+    no_profile: bool,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -150,7 +153,8 @@ impl Mount {
         let stop = StopSignals::catch()?;
         let report =
             signal(SignalKind::user_defined1()).map_err(|e| Error::io("signal handler", e))?;
-        let image = self.image.open(&self.store).await?;
+        let follow = (!self.no_profile).then_some(FollowConfig::RECOMMENDED);
+        let image = self.image.open(&self.store, follow).await?;
         let options = MountOptions {
             read_ahead_kib: self.read_ahead_kib,
             ..MountOptions::new(self.image.reference.to_string())

@@ -3,20 +3,33 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
-    sync::Arc,
+    time::SystemTime,
 };
 
 use clap::Args;
 
-use super::{output::Output, runtime};
+use tokio::sync::oneshot;
+use tonic::service::Routes;
+
+use super::{
+    behind::{Behind, lock_root},
+    logging,
+    output::Output,
+    runtime,
+};
 use crate::{
-    config::{Config, LogConfig, LogFormat, Surroundings},
+    config::{Config, LogConfig, LogFormat},
+    cri::ImageService,
     error::{Error, Result},
+    keeper::Places,
     mount::StopSignals,
     snapshotter::{
-        LazyImages, NoLazyImages, SnapshotsService, Snapshotter, images::Images, server::Socket,
+        SnapshotsService, Snapshotter,
+        server::{self, Socket},
     },
-    sys::systemd::{self, Environment},
+    source::registry::HandedLogins,
+    sys::systemd::{self, Environment, Inherited},
+    telemetry::{Listener, Sources, Telemetry},
 };
 
 /// Options of `nacre serve`.
@@ -37,6 +50,7 @@ pub(super) struct Serve {
 struct Systemd {
     listen_pid: Option<OsString>,
     listen_fds: Option<OsString>,
+    listen_fdnames: Option<OsString>,
     notify_socket: Option<OsString>,
 }
 
@@ -57,69 +71,103 @@ impl Serve {
     }
 
     pub(super) fn run(&self, verbose: u8, output: &Output) -> Result<()> {
+        let started = SystemTime::now();
         let config = &self.config()?;
         init_logging(&config.log, verbose, output.is_json());
         let systemd = Systemd::read();
         // Before anything opens descriptors.
-        let inherited = systemd::inherited_listener(systemd.environment(), std::process::id())?;
+        let inherited = Inherited::take(systemd.environment(), std::process::id())?;
+        let _root = lock_root(&config.root)?;
         let runtime = runtime()?;
         let result = runtime.block_on(async {
             let mut stop = StopSignals::catch()?;
+            let handed = config.cri.enabled.then(HandedLogins::default);
+            let places = Places {
+                root: config.root.clone(),
+                // This program, even if another has taken its place in the file system.
+                program: "/proc/self/exe".into(),
+                notify_socket: systemd.notify_socket.clone(),
+                stored: inherited.stored,
+            };
+            let behind = Behind::open(config, handed.as_ref(), places)?;
             let (snapshotter, reconciled) =
-                Snapshotter::open(config.snapshotter(), images(config)?)?;
+                Snapshotter::open(config.snapshotter(), behind.dynamic())?;
+            let image_service = match handed {
+                Some(handed) => ImageService::new(&config.cri.containerd_socket, handed)?,
+                None => ImageService::off(),
+            };
             for name in &reconciled.damaged {
                 tracing::error!(
+                    event = "snapshot_damaged",
                     snapshot = name,
                     "directory is gone: remove the image and pull it"
                 );
             }
-            // What an earlier process mounted and no snapshot names.
-            snapshotter
-                .cleanup()
-                .await
-                .map_err(|error| Error::internal("cleaning up at the start").with_source(error))?;
-            let socket = match inherited {
+            let adopted = behind.adopt(&snapshotter).await?;
+            let socket = match inherited.listener {
                 Some(listener) => Socket::inherited(listener),
                 None => Socket::bind(&config.socket)?,
             };
             let at = socket.path().unwrap_or(Path::new("a socket of systemd"));
             let at = at.display().to_string();
+            let listener = match config.metrics.address()? {
+                Some(address) => Some(Listener::bind(address).await?),
+                None => None,
+            };
+            let metrics = listener.as_ref().map(Listener::address);
+            let telemetry = Telemetry::new(Sources {
+                started,
+                root: config.root.clone(),
+                socket: socket.address(),
+                address: metrics,
+                snapshotter: snapshotter.clone(),
+                images: behind.images.clone(),
+            });
             tracing::info!(
+                event = "serving",
+                version = env!("CARGO_PKG_VERSION"),
                 socket = at,
+                metrics = metrics.map(tracing::field::display),
                 root = %config.root.display(),
                 lazy = config.lazy,
+                cri = config.cri.enabled,
                 orphans = reconciled.removed,
+                adopted,
                 "serving"
             );
-            let ready = serde_json::json!({ "socket": at, "root": config.root });
+            let ready =
+                serde_json::json!({ "socket": at, "root": config.root, "metrics": metrics });
             output.result(&ready, || format!("serving on {at}"))?;
             tell(&systemd, "READY=1");
             let stopped = async {
                 let signal = stop.received().await;
-                tracing::info!(signal, "stopping");
+                tracing::info!(event = "stopping", signal, "stopping");
                 tell(&systemd, "STOPPING=1");
             };
-            socket
-                .serve(SnapshotsService::new(snapshotter), stopped)
-                .await
+            let services = server::routes(SnapshotsService::new(snapshotter));
+            let services = services.add_service(image_service);
+            let services = Routes::from(services.into_axum_router().merge(telemetry.pages()));
+            let (ended, end) = oneshot::channel::<()>();
+            let served = async {
+                let served = socket.serve_all(services, stopped).await;
+                drop(ended);
+                served
+            };
+            let metrics = async {
+                if let Some(listener) = listener {
+                    // Dropped is as good as sent.
+                    listener
+                        .serve(telemetry.public_pages(), async { _ = end.await })
+                        .await;
+                }
+            };
+            futures::future::join(served, metrics).await.0?;
+            behind.settle().await
         });
         // What nobody waits for any more must not hold the process.
         runtime.shutdown_background();
         result
     }
-}
-
-/// What is behind lazily mounted layers.
-fn images(config: &Config) -> Result<Arc<dyn LazyImages>> {
-    if !config.lazy {
-        return Ok(Arc::new(NoLazyImages));
-    }
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let surroundings = Surroundings {
-        home: home.as_deref(),
-        variable: |name| std::env::var_os(name),
-    };
-    Ok(Arc::new(Images::new(config.images(&surroundings)?)?))
 }
 
 /// Starts logging as the configuration says; `-v` and `RUST_LOG` win.
@@ -129,7 +177,7 @@ fn init_logging(log: &LogConfig, verbose: u8, json: bool) {
         1 => "info",
         _ => "debug",
     };
-    super::log_to_stderr(
+    logging::init(
         &format!("nacre={level}"),
         json || log.format == LogFormat::Json,
     );
@@ -152,6 +200,7 @@ impl Systemd {
         Self {
             listen_pid: std::env::var_os("LISTEN_PID"),
             listen_fds: std::env::var_os("LISTEN_FDS"),
+            listen_fdnames: std::env::var_os("LISTEN_FDNAMES"),
             notify_socket: std::env::var_os("NOTIFY_SOCKET"),
         }
     }
@@ -160,6 +209,7 @@ impl Systemd {
         Environment {
             listen_pid: self.listen_pid.as_deref(),
             listen_fds: self.listen_fds.as_deref(),
+            listen_fdnames: self.listen_fdnames.as_deref(),
             notify_socket: self.notify_socket.as_deref(),
         }
     }

@@ -3,6 +3,8 @@
 //! Both are bounded: a unit is decoded only as far as its chunks need, and a zstd window larger than
 //! [`MAX_WINDOW_LOG`] is refused. The digest of what comes out is not checked here.
 
+mod unit;
+
 use std::io::{BufReader, Read};
 
 use crate::{
@@ -18,6 +20,9 @@ pub const MAX_WINDOW_LOG: u32 = 27;
 /// Decodes the first gzip member or zstd frame of `compressed` until `limit` bytes are out. What
 /// follows in `compressed` does not matter.
 ///
+/// A unit as indexes describe it, one whole member or frame and nothing else, takes a shorter way;
+/// whatever does not decode in that way is left to a stream, which stops at `limit`.
+///
 /// # Errors
 /// `Corrupt` if the data is malformed or gives fewer than `limit` bytes.
 pub fn decode(codec: Codec, compressed: &[u8], limit: usize) -> Result<Vec<u8>> {
@@ -26,17 +31,14 @@ pub fn decode(codec: Codec, compressed: &[u8], limit: usize) -> Result<Vec<u8>> 
             .get(..limit)
             .map(<[u8]>::to_vec)
             .ok_or_else(|| short(codec, compressed.len(), limit)),
-        Codec::Gzip => fill(codec, flate2::bufread::GzDecoder::new(compressed), limit),
-        Codec::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)
-                .and_then(|mut decoder| {
-                    decoder.window_log_max(MAX_WINDOW_LOG)?;
-                    Ok(decoder)
-                })
-                .map_err(|e| Error::internal("zstd decoder").with_source(e))?
-                .single_frame();
-            fill(codec, &mut decoder, limit)
-        }
+        Codec::Gzip => match unit::gzip(compressed, limit) {
+            Some(plain) => Ok(plain),
+            None => fill(codec, flate2::bufread::GzDecoder::new(compressed), limit),
+        },
+        Codec::Zstd => match unit::zstd(compressed, limit) {
+            Some(plain) => Ok(plain),
+            None => stream_zstd(compressed, limit),
+        },
     }
 }
 
@@ -63,6 +65,17 @@ pub fn reader(
             Box::new(decoder)
         }
     })
+}
+
+fn stream_zstd(compressed: &[u8], limit: usize) -> Result<Vec<u8>> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)
+        .and_then(|mut decoder| {
+            decoder.window_log_max(MAX_WINDOW_LOG)?;
+            Ok(decoder)
+        })
+        .map_err(|e| Error::internal("zstd decoder").with_source(e))?
+        .single_frame();
+    fill(Codec::Zstd, &mut decoder, limit)
 }
 
 fn fill(codec: Codec, decoder: impl Read, limit: usize) -> Result<Vec<u8>> {

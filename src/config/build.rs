@@ -8,18 +8,18 @@ use std::{
 
 use super::{Config, ConfirmConfig};
 use crate::{
-    engine::EngineConfig,
+    engine::{EngineConfig, FollowConfig},
     error::{Error, Result},
     keys::{KeyConfig, Keyring},
-    mount::{FrontEnd, MountOptions},
+    mount::MountOptions,
     oci::Platform,
     snapshotter::{
         Options as SnapshotterOptions,
-        images::{self, Confirm, ImagesConfig, PolicySource},
+        images::{Confirm, FrontEnds, ImagesConfig, PolicySource},
     },
     source::{
         Access,
-        registry::{Credentials, Options},
+        registry::{Credentials, HandedLogins, Options},
     },
     store::{Store, StoreConfig},
     trust::{self, Policy},
@@ -49,11 +49,16 @@ impl Config {
         }
     }
 
-    /// How registries are reached.
+    /// How registries are reached. Logins that are `handed` over are tried before those that are
+    /// configured.
     ///
     /// # Errors
     /// If the credential provider configuration is wrong.
-    pub fn access(&self, surroundings: &Surroundings<'_>) -> Result<Access> {
+    pub fn access(
+        &self,
+        surroundings: &Surroundings<'_>,
+        handed: Option<&HandedLogins>,
+    ) -> Result<Access> {
         let registry = &self.registry;
         let files = match registry.auth_files.is_empty() {
             true => Credentials::default_files(surroundings.variable),
@@ -70,6 +75,9 @@ impl Config {
                 .with_provider_plugins(file, plugins)
                 .map_err(|e| e.context("registry.credential_provider_config"))?;
         }
+        if let Some(handed) = handed {
+            credentials = credentials.with_handed(handed.clone());
+        }
         Ok(Access::new(Options {
             ca_files: registry.ca_files.clone(),
             plain_http: registry.insecure_plain_http.clone(),
@@ -84,7 +92,11 @@ impl Config {
     ///
     /// # Errors
     /// What is wrong with one of them, naming the key.
-    pub fn images(&self, surroundings: &Surroundings<'_>) -> Result<ImagesConfig> {
+    pub fn images(
+        &self,
+        surroundings: &Surroundings<'_>,
+        handed: Option<&HandedLogins>,
+    ) -> Result<ImagesConfig> {
         if self.store.insecure_plaintext_store {
             tracing::warn!("chunks of encrypted images lie unsealed (insecure_plaintext_store)");
         }
@@ -96,11 +108,11 @@ impl Config {
         let trust = &self.trust;
         Ok(ImagesConfig {
             root: self.root.clone(),
-            repositories: Arc::new(self.access(surroundings)?),
+            repositories: Arc::new(self.access(surroundings, handed)?),
             policy: PolicySource::File(self.policy_file(surroundings)?),
             keys: self.key_config()?,
             store: Arc::new(Store::open(&self.store()?)?),
-            engine: EngineConfig::RECOMMENDED,
+            engine: self.engine(),
             platform: self.platform()?,
             insecure_plaintext_store: self.store.insecure_plaintext_store,
             min_lazy_bytes: self.snapshotter.min_lazy_kib.saturating_mul(1024),
@@ -112,21 +124,28 @@ impl Config {
             confirm_rate: trust.confirm_kib_per_second.saturating_mul(1024),
             confirm_after: Duration::from_secs(trust.confirm_after_seconds),
             grace: GRACE,
+            adoption_deadline: Duration::from_secs(self.registry.deadline_seconds),
             front_end: self.front_end()?,
         })
     }
 
-    fn front_end(&self) -> Result<Arc<dyn images::FrontEnd>> {
+    fn front_end(&self) -> Result<Arc<FrontEnds>> {
         let (root, options) = (self.root.clone(), MountOptions::new("image"));
-        Ok(match self.front_end {
-            FrontEnd::Auto => Arc::new(images::Auto::new(root, options)),
-            FrontEnd::Fuse => Arc::new(images::Fuse { options }),
-            FrontEnd::Erofs => {
-                let erofs = images::Erofs::new(root, options);
-                erofs.check().map_err(|e| e.context("front_end"))?;
-                Arc::new(erofs)
-            }
-        })
+        let front_end = FrontEnds::new(self.front_end, root, options);
+        front_end.check().map_err(|e| e.context("front_end"))?;
+        Ok(Arc::new(front_end))
+    }
+
+    fn engine(&self) -> EngineConfig {
+        let budget = self.fetch.profile_budget_mib.saturating_mul(1 << 20);
+        let follow = FollowConfig {
+            budget,
+            ..FollowConfig::RECOMMENDED
+        };
+        EngineConfig {
+            follow: self.fetch.profiles.then_some(follow),
+            ..EngineConfig::RECOMMENDED
+        }
     }
 
     /// The policy's file; that it can be read and parsed has been checked.

@@ -5,6 +5,7 @@
 //! what `nacre config default` prints.
 
 mod build;
+mod metrics;
 #[cfg(test)]
 mod tests;
 
@@ -15,9 +16,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use self::build::Surroundings;
+pub use self::{build::Surroundings, metrics::MetricsConfig};
 use crate::{
     error::{Error, Result},
+    keeper::HandOver,
     mount::FrontEnd,
 };
 
@@ -39,16 +41,24 @@ pub struct Config {
     pub lazy: bool,
     /// How the kernel sees lazily mounted images.
     pub front_end: FrontEnd,
+    /// Who keeps mounts alive while no daemon is there.
+    pub hand_over: HandOver,
     /// `[snapshotter]`
     pub snapshotter: SnapshotterConfig,
     /// `[registry]`
     pub registry: RegistryConfig,
+    /// `[cri]`
+    pub cri: CriConfig,
     /// `[trust]`
     pub trust: TrustConfig,
     /// `[keys]`
     pub keys: KeysConfig,
+    /// `[fetch]`
+    pub fetch: FetchConfig,
     /// `[store]`
     pub store: StoreConfig,
+    /// `[metrics]`
+    pub metrics: MetricsConfig,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -83,6 +93,16 @@ pub struct RegistryConfig {
     pub credential_provider_config: PathBuf,
     /// Directory of its plugins.
     pub credential_provider_bin_dir: PathBuf,
+}
+
+/// `[cri]`: the image service that the kubelet can be pointed at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CriConfig {
+    /// Hand the CRI's image calls on to containerd, and use their pull secrets.
+    pub enabled: bool,
+    /// containerd's socket, where its CRI is.
+    pub containerd_socket: PathBuf,
 }
 
 /// `[trust]`: what is admitted.
@@ -124,6 +144,16 @@ pub struct KeysConfig {
     pub coco_keys: Vec<String>,
     /// How long one key provider may take for one packet.
     pub deadline_seconds: u64,
+}
+
+/// `[fetch]`: what is fetched before it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FetchConfig {
+    /// Follow the profiles of images.
+    pub profiles: bool,
+    /// How much of one image at most.
+    pub profile_budget_mib: u64,
 }
 
 /// `[store]`: verified chunks kept on this node.
@@ -214,13 +244,24 @@ impl Config {
     /// # Errors
     /// [`Kind::Invalid`](crate::Kind::Invalid) with the key.
     pub fn check(&self) -> Result<()> {
-        for (key, path) in [("root", &self.root), ("socket", &self.socket)] {
+        let cri = &self.cri.containerd_socket;
+        for (key, path) in [
+            ("root", &self.root),
+            ("socket", &self.socket),
+            ("cri.containerd_socket", cri),
+        ] {
             if !path.is_absolute() {
                 let found = path.display();
                 return Err(Error::invalid(format!(
                     "{key} = {found:?}: want an absolute path"
                 )));
             }
+        }
+        if *cri == self.socket {
+            let found = cri.display();
+            return Err(Error::invalid(format!(
+                "cri.containerd_socket = {found:?}: is nacre's own socket, want containerd's"
+            )));
         }
         // overlayfs separates lower directories by colons and options by commas, and containerd does
         // not escape them.
@@ -245,7 +286,13 @@ impl Config {
                 return Err(Error::invalid(format!("{key} = 0: want at least 1")));
             }
         }
-        Ok(())
+        self.metrics.address().map(drop)
+    }
+
+    /// Where lazily mounted images are.
+    #[must_use]
+    pub fn mounts_root(&self) -> PathBuf {
+        self.root.join("images")
     }
 
     /// Where database and directories of snapshots are.
@@ -262,11 +309,15 @@ impl Default for Config {
             socket: "/run/nacre/nacre.sock".into(),
             lazy: true,
             front_end: FrontEnd::Auto,
+            hand_over: HandOver::Auto,
             snapshotter: SnapshotterConfig::default(),
             registry: RegistryConfig::default(),
+            cri: CriConfig::default(),
             trust: TrustConfig::default(),
             keys: KeysConfig::default(),
+            fetch: FetchConfig::default(),
             store: StoreConfig::default(),
+            metrics: MetricsConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -296,6 +347,15 @@ impl Default for RegistryConfig {
     }
 }
 
+impl Default for CriConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            containerd_socket: "/run/containerd/containerd.sock".into(),
+        }
+    }
+}
+
 impl Default for TrustConfig {
     fn default() -> Self {
         Self {
@@ -314,6 +374,15 @@ impl Default for KeysConfig {
             keyprovider_config: PathBuf::new(),
             coco_keys: Vec::new(),
             deadline_seconds: 30,
+        }
+    }
+}
+
+impl Default for FetchConfig {
+    fn default() -> Self {
+        Self {
+            profiles: true,
+            profile_budget_mib: 256,
         }
     }
 }

@@ -23,12 +23,22 @@ fn what_is_refused_and_why() {
         ("[extra]", "extra"),
         ("lazy = \"yes\"", "lazy"),
         ("front_end = \"kernel\"", "kernel"),
+        ("hand_over = \"on\"", "on"),
         ("root = \"var\"", "absolute"),
         ("socket = \"nacre.sock\"", "absolute"),
         ("root = \"/a:b\"", "has one of"),
+        ("[cri]\nenable = true", "enable"),
+        ("[cri]\ncontainerd_socket = \"c.sock\"", "absolute"),
+        (
+            "socket = \"/s\"\n[cri]\ncontainerd_socket = \"/s\"",
+            "nacre's own",
+        ),
         ("[log]\nlevel = \"loud\"", "loud"),
         ("[trust]\nconfirm = \"never\"", "insecure_never"),
         ("[registry]\ndeadline_seconds = 0", "at least 1"),
+        ("[metrics]\naddress = \"0.0.0.0:1\"", "not on loopback"),
+        ("[metrics]\naddress = \":8234\"", "metrics.address"),
+        ("[metrics]\nenabled = true", "enabled"),
         ("[registry]\ndeadline_seconds = -1", "-1"),
     ] {
         let error = Config::parse(text).unwrap_err();
@@ -62,7 +72,7 @@ fn parts_are_built_and_their_errors_name_the_key() {
         ..Config::default()
     };
     std::fs::create_dir(&config.root).unwrap();
-    let opener = config.images(&surroundings).unwrap();
+    let opener = config.images(&surroundings, None).unwrap();
     assert!(!opener.insecure_plaintext_store);
     assert!(config.root.join("store").is_dir());
     drop(opener);

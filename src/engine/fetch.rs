@@ -7,9 +7,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 
 use super::{
-    FileData, Layer, Shared,
+    FileData, Layer, ServedFrom, Shared,
+    arriving::Arriving,
     counters::Counters,
     operation::{Fault, Operation},
     plan::{self, Extent, Joining, Part},
@@ -17,6 +19,7 @@ use super::{
 };
 use crate::{
     codec,
+    error::{Error, Result},
     index::{Chunk, ChunkTable, Place},
     store::VerifiedChunk,
 };
@@ -26,6 +29,17 @@ pub(super) struct Waiter {
     pub(super) operation: Arc<Operation>,
     pub(super) slot: usize,
     pub(super) part: Part,
+}
+
+/// Why units are fetched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// A reader waits for one of them.
+    Read,
+    /// A reader will probably want them.
+    Ahead,
+    /// What came was not what was signed.
+    Again,
 }
 
 /// Units on their way, with who waits for them. A unit is fetched once, however many readers want
@@ -51,10 +65,12 @@ impl Shared {
                 continue;
             };
             // The flight comes before the disk, so that a chunk is read from there once, too.
-            if self.flights.join(layer_number, unit, Some(waiter))
-                && !self.serve_kept(layer, layer_number, unit)
-            {
-                wanted.push(unit);
+            if self.flights.join(layer_number, unit, Some(waiter)) {
+                if !self.serve_kept(layer, layer_number, unit) {
+                    wanted.push(unit);
+                }
+            } else {
+                self.demand(queues, layer_number, unit);
             }
         }
         let demanded = wanted.len();
@@ -65,7 +81,7 @@ impl Shared {
                 }
             }
         }
-        self.fetch(queues, layer_number, wanted);
+        self.fetch(queues, layer_number, wanted, Why::Read);
         if let Some((file, range)) = ahead {
             self.fetch_ahead(
                 queues,
@@ -85,7 +101,9 @@ impl Shared {
                 match self.store.get(&layer.data.space, digest) {
                     Some(kept) => {
                         let waiters = self.flights.leave(number, unit, chunk);
-                        waiters.iter().for_each(|waiter| waiter.fill(&kept));
+                        waiters
+                            .iter()
+                            .for_each(|waiter| waiter.fill(&kept, ServedFrom::Disk));
                     }
                     None => missing.push(chunk),
                 }
@@ -104,7 +122,7 @@ impl Shared {
     pub(super) fn fetch_ahead(self: &Arc<Self>, queues: &Queues, layer: u16, mut units: Vec<u32>) {
         let data = &self.layers[usize::from(layer)];
         units.retain(|&unit| self.begins_ahead(data, layer, unit));
-        self.fetch(queues, layer, units);
+        self.fetch(queues, layer, units, Why::Ahead);
     }
 
     /// Decodes a unit, checks and keeps all its chunks, and answers who waits for them. What fails
@@ -126,7 +144,12 @@ impl Shared {
                 .any(|(chunk, result)| result.is_err() && waiting(*chunk))
         {
             Counters::add(&self.counters.mismatches, 1);
-            tracing::warn!(layer = %layer.data.digest, unit, "fetched bytes are not what was signed; fetching again");
+            tracing::warn!(
+                event = "chunk_mismatch",
+                layer = %layer.data.digest,
+                unit,
+                "fetched bytes are not what was signed; fetching again"
+            );
             self.fetch_one(queues, layer_number, unit);
             return;
         }
@@ -145,7 +168,7 @@ impl Shared {
                 .iter()
                 .find(|(chunk, _)| *chunk == waiter.part.chunk)
             {
-                Some((_, Ok(verified))) => waiter.fill(verified),
+                Some((_, Ok(verified))) => waiter.fill(verified, ServedFrom::Source),
                 Some((_, Err(fault))) => waiter.operation.fail(fault),
                 None => waiter
                     .operation
@@ -156,7 +179,7 @@ impl Shared {
 
     /// Begins the flight of a unit that nobody waits for; says whether it has to be fetched. It is
     /// looked for in the store after the flight has begun: before that, another could land between.
-    fn begins_ahead(&self, layer: &Layer, number: u16, unit: u32) -> bool {
+    pub(super) fn begins_ahead(&self, layer: &Layer, number: u16, unit: u32) -> bool {
         self.flights.join(number, unit, None)
             && !(self.is_kept(layer, unit) && self.serve_kept(layer, number, unit))
     }
@@ -173,7 +196,7 @@ impl Shared {
     }
 
     /// Sends one request for each extent.
-    fn fetch(self: &Arc<Self>, queues: &Queues, layer: u16, mut units: Vec<u32>) {
+    fn fetch(self: &Arc<Self>, queues: &Queues, layer: u16, mut units: Vec<u32>, why: Why) {
         units.sort_unstable();
         let joining = Joining {
             gap: self.config.join_gap,
@@ -181,7 +204,7 @@ impl Shared {
         };
         let table = &self.layers[usize::from(layer)].data.table;
         for extent in plan::extents(table, &units, joining) {
-            self.request(queues, layer, extent, false);
+            self.request(queues, layer, extent, why);
         }
     }
 
@@ -190,53 +213,73 @@ impl Shared {
         let table = &self.layers[usize::from(layer)].data.table;
         let joining = Joining { gap: 0, max: 0 };
         for extent in plan::extents(table, &[unit], joining) {
-            self.request(queues, layer, extent, true);
+            self.request(queues, layer, extent, Why::Again);
         }
     }
 
-    fn request(self: &Arc<Self>, queues: &Queues, layer_number: u16, extent: Extent, again: bool) {
-        Counters::add(&self.counters.extents, 1);
-        Counters::add(
-            &self.counters.extent_bytes,
-            extent.bytes.end - extent.bytes.start,
-        );
+    pub(super) fn request(self: &Arc<Self>, queues: &Queues, layer: u16, extent: Extent, why: Why) {
         let (shared, queues) = (Arc::clone(self), queues.clone());
-        self.runtime.spawn(async move {
-            let layer = &shared.layers[usize::from(layer_number)];
-            let source = &layer.data.source;
-            let read = if again {
-                source.read_elsewhere(extent.bytes.clone()).await
-            } else {
-                source.read_at(extent.bytes.clone()).await
-            };
-            match read {
-                Ok(bytes) => {
-                    for unit in extent.units {
-                        let compressed = layer.unit_bytes(unit, &extent.bytes, &bytes);
-                        let task = Task::Decode {
-                            layer: layer_number,
-                            unit,
-                            compressed,
-                            again,
-                        };
-                        if shared.flights.is_wanted(layer_number, unit) {
-                            queues.send(task);
-                        } else {
-                            queues.send_later(task);
-                        }
-                    }
-                }
-                Err(error) => {
-                    let error = error.context(format!("layer {}", layer.data.digest));
-                    let fault = Fault::from(&error);
-                    for unit in extent.units {
-                        for waiter in shared.flights.land(layer_number, unit) {
-                            waiter.operation.fail(&fault);
-                        }
-                    }
+        self.runtime
+            .spawn(async move { shared.carry(&queues, layer, extent, why).await });
+    }
+
+    /// Reads an extent; what does not come fails whoever waits for it.
+    pub(super) async fn carry(&self, queues: &Queues, layer: u16, extent: Extent, why: Why) {
+        let length = extent.bytes.end - extent.bytes.start;
+        Counters::add(&self.counters.extents, 1);
+        Counters::add(&self.counters.extent_bytes, length);
+        if why == Why::Ahead {
+            Counters::add(&self.counters.ahead_bytes, length);
+        }
+        let mut arriving = Arriving::new(extent);
+        let received = self.receive(queues, layer, &mut arriving, why == Why::Again);
+        if let Err(error) = received.await {
+            let digest = &self.layers[usize::from(layer)].data.digest;
+            let fault = Fault::from(&error.context(format!("layer {digest}")));
+            for unit in arriving.missing() {
+                for waiter in self.flights.land(layer, unit) {
+                    waiter.operation.fail(&fault);
                 }
             }
-        });
+        }
+    }
+
+    /// Reads an extent and has each unit decoded as soon as it is whole.
+    async fn receive(
+        &self,
+        queues: &Queues,
+        layer: u16,
+        arriving: &mut Arriving,
+        again: bool,
+    ) -> Result<()> {
+        let data = &self.layers[usize::from(layer)].data;
+        let range = arriving.bytes();
+        let mut pieces = if again {
+            let bytes = data.source.read_elsewhere(range).await?;
+            stream::once(async move { Ok(bytes) }).boxed()
+        } else {
+            data.source.read_pieces(range).await?
+        };
+        while let Some(piece) = pieces.next().await {
+            arriving.push(&piece?);
+            while let Some((unit, compressed)) = arriving.whole_unit(&data.table) {
+                let task = Task::Decode {
+                    layer,
+                    unit,
+                    compressed,
+                    again,
+                };
+                if self.flights.is_wanted(layer, unit) {
+                    queues.send(task);
+                } else {
+                    queues.send_later(task);
+                }
+            }
+        }
+        match arriving.missing().next() {
+            None => Ok(()),
+            Some(unit) => Err(Error::unavailable(format!("unit {unit}: answer cut off"))),
+        }
     }
 }
 
@@ -256,14 +299,6 @@ fn units_of(table: &ChunkTable, file: FileData, range: &Range<u64>) -> Vec<u32> 
 }
 
 impl Layer {
-    /// The unit's bytes out of the extent's.
-    fn unit_bytes(&self, unit: u32, extent: &Range<u64>, bytes: &Bytes) -> Bytes {
-        let unit = &self.data.table.units[unit as usize];
-        // Extents hold their units whole and were read in full, so the offsets fit a usize.
-        let start = usize::try_from(unit.offset - extent.start).unwrap_or(usize::MAX);
-        bytes.slice(start..start + unit.length as usize)
-    }
-
     /// All chunks of a unit, each checked against its digest.
     fn decode(&self, unit: u32, compressed: &[u8]) -> Vec<(u32, Result<VerifiedChunk, Fault>)> {
         let table = &self.data.table;
@@ -310,9 +345,10 @@ impl Layer {
 // === impl Waiter ===
 
 impl Waiter {
-    fn fill(&self, chunk: &VerifiedChunk) {
+    fn fill(&self, chunk: &VerifiedChunk, from: ServedFrom) {
         let range = self.part.start as usize..self.part.end as usize;
-        self.operation.fill(self.slot, chunk.bytes().slice(range));
+        let bytes = chunk.bytes().slice(range);
+        self.operation.fill(self.slot, bytes, from);
     }
 }
 

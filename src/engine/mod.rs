@@ -5,29 +5,38 @@
 //! unit by one flight however many readers wait for it. Decoding and verifying run on the workers, so
 //! neither the front end's threads nor the network's ever do it.
 
+mod arriving;
 mod counters;
 mod fetch;
+mod follow;
 mod operation;
 mod plan;
+mod profile;
 mod streams;
 mod workers;
 
 use std::{
     ops::Range,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use tokio::{runtime::Handle, sync::oneshot};
 
-pub use self::counters::EngineSnapshot;
 use self::{
     counters::Counters,
     fetch::{Flights, Waiter},
-    operation::{Fault, Operation},
+    follow::Pending,
+    operation::{Answer, Fault, Operation},
     plan::ByUnit,
+    profile::Recorder,
     streams::Streams,
     workers::{Task, Workers},
+};
+pub use self::{
+    counters::{EngineCounts, EngineSnapshot, Meter, ServedFrom},
+    profile::{FollowConfig, Profile, Run},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -81,6 +90,8 @@ pub struct EngineConfig {
     /// First and largest window that is fetched ahead of a sequential reader, in bytes of the file;
     /// (0, 0) fetches nothing ahead.
     pub stream_window: (u64, u64),
+    /// How far an image's profile is followed; none is not even looked for.
+    pub follow: Option<FollowConfig>,
 }
 
 /// One layer as the engine reads it.
@@ -111,6 +122,10 @@ struct Shared {
     runtime: Handle,
     flights: Flights,
     streams: Streams,
+    /// What a profile has still to fetch.
+    pending: Pending,
+    /// Notes what is read, from when somebody asks for it.
+    recorder: OnceLock<Recorder>,
     counters: Arc<Counters>,
     config: EngineConfig,
 }
@@ -131,6 +146,7 @@ impl EngineConfig {
         min_extent: 128 << 10,
         max_extent: 4 << 20,
         stream_window: (1 << 20, 16 << 20),
+        follow: Some(FollowConfig::RECOMMENDED),
     };
 }
 
@@ -164,6 +180,8 @@ impl Engine {
             runtime,
             flights: Flights::default(),
             streams: Streams::new(first, max),
+            pending: Pending::default(),
+            recorder: OnceLock::new(),
             counters: Arc::default(),
             config,
         });
@@ -200,10 +218,45 @@ impl Engine {
         self.workers.send(Task::Prefetch { layer, units });
     }
 
+    /// Fetches ahead what `profile` names, in its order and in few requests. What a reader wants is
+    /// fetched before the rest.
+    pub fn follow(&self, profile: &Profile, config: FollowConfig) {
+        let extents = profile.extents(&self.shared.tables(), config);
+        if !extents.is_empty() {
+            self.workers.send(Task::Follow { extents });
+        }
+    }
+
+    /// Begins to note what is read.
+    pub fn record(&self) {
+        self.shared.recorder.get_or_init(Recorder::default);
+    }
+
+    /// What was read since [`record`](Self::record), in order; empty without that.
+    #[must_use]
+    pub fn recorded(&self) -> Profile {
+        let recorder = self.shared.recorder.get();
+        recorder.map_or_else(Profile::default, |it| it.profile(&self.shared.tables()))
+    }
+
     /// What it did so far.
     #[must_use]
     pub fn snapshot(&self) -> EngineSnapshot {
         self.shared.counters.snapshot()
+    }
+
+    /// Reads its counts from elsewhere, and after its end.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        Meter::new(&self.shared.counters)
+    }
+
+    /// Answers a read with an error without looking for its bytes; it counts as a failed read.
+    pub fn refuse(&self, error: Error, done: ReadDone) {
+        let counters = &self.shared.counters;
+        Counters::add(&counters.reads, 1);
+        counters.failed(&error);
+        done(Err(error));
     }
 
     /// The store it keeps chunks in.
@@ -213,15 +266,24 @@ impl Engine {
     }
 }
 
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // What is on its way is let go on; the rest of a profile is not.
+        self.shared.pending.clear();
+    }
+}
+
 impl ReadFile for Engine {
     fn read(&self, file: FileData, offset: u64, length: u32, done: ReadDone) {
         let counters = &self.shared.counters;
         Counters::add(&counters.reads, 1);
         let Some(layer) = self.shared.layers.get(usize::from(file.layer)) else {
-            done(Err(Error::internal(format!(
+            let error = Error::internal(format!(
                 "file in layer {} of an image without it",
                 file.layer
-            ))));
+            ));
+            counters.failed(&error);
+            done(Err(error));
             return;
         };
         let table = &layer.data.table;
@@ -235,14 +297,20 @@ impl ReadFile for Engine {
         for (slot, part) in parts.into_iter().enumerate() {
             let chunk = &table.chunks[part.chunk as usize];
             let range = part.start as usize..part.end as usize;
+            if let (Some(recorder), Place::Unit { unit, .. }) =
+                (self.shared.recorder.get(), chunk.place)
+            {
+                recorder.note(file.layer, unit);
+            }
             if chunk.place == Place::Zeros {
-                operation.fill(slot, Bytes::from(vec![0; range.len()]));
+                let zeros = Bytes::from(vec![0; range.len()]);
+                operation.fill(slot, zeros, ServedFrom::Memory);
             } else if let Some(kept) = self
                 .shared
                 .store
                 .get_memory(&layer.data.space, &chunk.digest)
             {
-                operation.fill(slot, kept.bytes().slice(range));
+                operation.fill(slot, kept.bytes().slice(range), ServedFrom::Memory);
             } else {
                 missing.push(Waiter {
                     operation: Arc::clone(&operation),
@@ -268,16 +336,24 @@ impl ReadFile for Engine {
 }
 
 impl Engine {
-    /// Counts the answer if it is an error.
-    fn counting(&self, done: ReadDone) -> ReadDone {
+    /// Counts the answer before it is given.
+    fn counting(&self, done: ReadDone) -> Answer {
         // Not `shared`: flights hold operations, and those must not hold the flights.
         let counters = Arc::clone(&self.shared.counters);
-        Box::new(move |result| {
-            if result.is_err() {
-                counters.failed_reads.fetch_add(1, Ordering::Relaxed);
+        let begin = Instant::now();
+        Box::new(move |result, from| {
+            match &result {
+                Ok(bytes) => counters.answered(from, bytes.len(), begin.elapsed()),
+                Err(error) => counters.failed(error),
             }
             done(result);
         })
+    }
+}
+
+impl Shared {
+    fn tables(&self) -> Vec<&ChunkTable> {
+        self.layers.iter().map(|it| &*it.data.table).collect()
     }
 }
 

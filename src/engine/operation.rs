@@ -4,16 +4,21 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use super::ReadDone;
+use super::ServedFrom;
 use crate::error::{Error, Kind, Result};
 
 /// A read that waits for some of its parts.
 pub(super) struct Operation(Mutex<Option<State>>);
 
+/// Called once with the bytes of a read and the slowest place they came from, or with why there are
+/// none.
+pub(super) type Answer = Box<dyn FnOnce(Result<Bytes>, ServedFrom) + Send + 'static>;
+
 struct State {
     parts: Vec<Bytes>,
     missing: usize,
-    done: ReadDone,
+    from: ServedFrom,
+    done: Answer,
 }
 
 /// An error that can be told to several readers.
@@ -27,10 +32,11 @@ pub(super) struct Fault {
 
 impl Operation {
     /// A read of `parts` pieces, all still missing.
-    pub(super) fn new(parts: usize, done: ReadDone) -> Self {
+    pub(super) fn new(parts: usize, done: Answer) -> Self {
         let state = State {
             parts: vec![Bytes::new(); parts],
             missing: parts,
+            from: ServedFrom::Memory,
             done,
         };
         let operation = Self(Mutex::new(Some(state)));
@@ -41,17 +47,18 @@ impl Operation {
     }
 
     /// Gives a part; the last one answers the read.
-    pub(super) fn fill(&self, part: usize, bytes: Bytes) {
+    pub(super) fn fill(&self, part: usize, bytes: Bytes, from: ServedFrom) {
         let mut guard = self.lock();
         let Some(state) = guard.as_mut() else { return };
         state.parts[part] = bytes;
+        state.from = state.from.max(from);
         state.missing -= 1;
         if state.missing > 0 {
             return;
         }
         let Some(state) = guard.take() else { return };
         drop(guard);
-        (state.done)(Ok(join(state.parts)));
+        (state.done)(Ok(join(state.parts)), state.from);
     }
 
     /// Answers the read with an error, unless it has been answered.
@@ -62,7 +69,7 @@ impl Operation {
     fn finish(&self, result: Result<Bytes>) {
         let state = self.lock().take();
         if let Some(state) = state {
-            (state.done)(result);
+            (state.done)(result, state.from);
         }
     }
 
@@ -106,23 +113,30 @@ mod tests {
 
     use super::*;
 
-    fn operation(parts: usize) -> (Operation, mpsc::Receiver<Result<Bytes>>) {
+    use ServedFrom::{Disk, Memory, Source};
+
+    type Answers = mpsc::Receiver<(Result<Bytes>, ServedFrom)>;
+
+    fn operation(parts: usize) -> (Operation, Answers) {
         let (send, receive) = mpsc::channel();
-        let done: ReadDone = Box::new(move |result| send.send(result).expect("the test listens"));
+        let done: Answer =
+            Box::new(move |result, from| send.send((result, from)).expect("the test listens"));
         (Operation::new(parts, done), receive)
     }
 
     #[test]
     fn answers_once_with_the_parts_in_order() {
-        let (operation, answers) = operation(2);
-        operation.fill(1, Bytes::from_static(b"b"));
+        let (operation, answers) = operation(3);
+        operation.fill(1, Bytes::from_static(b"b"), Source);
+        operation.fill(2, Bytes::from_static(b"c"), Disk);
         assert!(answers.try_recv().is_err());
-        operation.fill(0, Bytes::from_static(b"a"));
+        operation.fill(0, Bytes::from_static(b"a"), Memory);
         operation.fail(&Fault {
             kind: Kind::Corrupt,
             message: "late".into(),
         });
-        assert_eq!(answers.recv().unwrap().unwrap(), "ab");
+        let (bytes, from) = answers.recv().unwrap();
+        assert_eq!((bytes.unwrap().as_ref(), from), (&b"abc"[..], Source));
         assert!(answers.try_recv().is_err());
     }
 
@@ -133,20 +147,20 @@ mod tests {
             kind: Kind::Corrupt,
             message: "layer x chunk 1".into(),
         });
-        operation.fill(0, Bytes::new());
-        operation.fill(1, Bytes::new());
-        assert_eq!(answers.recv().unwrap().unwrap_err().kind(), Kind::Corrupt);
+        operation.fill(0, Bytes::new(), Memory);
+        operation.fill(1, Bytes::new(), Memory);
+        let (result, _) = answers.recv().unwrap();
+        assert_eq!(result.unwrap_err().kind(), Kind::Corrupt);
         assert!(answers.try_recv().is_err());
-        assert_eq!(self::operation(0).1.recv().unwrap().unwrap(), "");
+        let (nothing, from) = self::operation(0).1.recv().unwrap();
+        assert_eq!((nothing.unwrap().as_ref(), from), (&b""[..], Memory));
     }
 
     #[test]
     fn dropping_it_answers() {
         let (operation, answers) = operation(1);
         drop(operation);
-        assert_eq!(
-            answers.recv().unwrap().unwrap_err().kind(),
-            Kind::Unavailable
-        );
+        let (result, _) = answers.recv().unwrap();
+        assert_eq!(result.unwrap_err().kind(), Kind::Unavailable);
     }
 }

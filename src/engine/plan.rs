@@ -119,6 +119,75 @@ pub(super) fn extents(table: &ChunkTable, units: &[u32], joining: Joining) -> Ve
     extents
 }
 
+/// How units from all over an image are gathered into few extents.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gathering {
+    /// Two units with at most so many bytes between them are always fetched in one request.
+    pub(super) always: u64,
+    /// Two units with more between them never are.
+    pub(super) never: u64,
+    /// No request is longer, unless a single unit is.
+    pub(super) max: u64,
+    /// So many extents are wanted at most; more if the other bounds leave no choice.
+    pub(super) extents: usize,
+}
+
+/// Gathers units (layer and unit; the first needed first) into extents: the smallest gaps are
+/// fetched over until there are few enough. An extent comes when the first of its units is needed.
+pub(super) fn gather(
+    tables: &[&ChunkTable],
+    units: &[(u16, u32)],
+    gathering: Gathering,
+) -> Vec<(u16, Extent)> {
+    let mut sorted: Vec<(u16, u32, usize)> = (0..)
+        .zip(units)
+        .map(|(order, &(layer, unit))| (layer, unit, order))
+        .collect();
+    sorted.sort_unstable();
+    sorted.dedup_by_key(|it| (it.0, it.1));
+    let place = |layer: u16, unit: u32| {
+        let unit = &tables[usize::from(layer)].units[unit as usize];
+        unit.offset..unit.offset + u64::from(unit.length)
+    };
+    let gap = |pair: &[(u16, u32, usize)]| {
+        let (before, after) = (place(pair[0].0, pair[0].1), place(pair[1].0, pair[1].1));
+        (pair[0].0 == pair[1].0).then(|| after.start.saturating_sub(before.end))
+    };
+    // Where to cut: between layers, and at the largest gaps, as far as there may be cuts.
+    let mut gaps: Vec<u64> = sorted.windows(2).filter_map(gap).collect();
+    let layers = sorted.windows(2).filter(|pair| pair[0].0 != pair[1].0);
+    let cuts = gathering.extents.saturating_sub(1 + layers.count());
+    gaps.sort_unstable_by(|a, b| b.cmp(a));
+    let widest_joined = gaps.get(cuts).copied().unwrap_or(0);
+    let joined = widest_joined.clamp(gathering.always, gathering.never);
+    let mut extents: Vec<(usize, u16, Extent)> = Vec::new();
+    for &(layer, unit, order) in &sorted {
+        let bytes = place(layer, unit);
+        match extents.last_mut() {
+            Some((first, of, last))
+                if *of == layer
+                    && bytes.start <= last.bytes.end.saturating_add(joined)
+                    && bytes.end.saturating_sub(last.bytes.start) <= gathering.max =>
+            {
+                *first = order.min(*first);
+                last.bytes.end = last.bytes.end.max(bytes.end);
+                last.units.push(unit);
+            }
+            _ => extents.push((
+                order,
+                layer,
+                Extent {
+                    bytes,
+                    units: vec![unit],
+                },
+            )),
+        }
+    }
+    extents.sort_unstable_by_key(|&(first, ..)| first);
+    let extents = extents.into_iter();
+    extents.map(|(_, layer, extent)| (layer, extent)).collect()
+}
+
 /// The units after `unit` in the blob until `bytes` beyond its start are covered.
 pub(super) fn following(
     table: &ChunkTable,
@@ -167,6 +236,10 @@ impl ByUnit {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "a list of one range is meant"
+)]
 mod tests {
     use super::*;
     use crate::index::{Codec, Unit};
@@ -265,6 +338,68 @@ mod tests {
                 (100..107, vec![2]),
                 (107..157, vec![3])
             ]
+        );
+    }
+
+    #[test]
+    fn the_smallest_gaps_are_fetched_over() {
+        let unit = |offset| Unit {
+            offset,
+            length: 10,
+            codec: Codec::Raw,
+        };
+        let table = ChunkTable {
+            units: [0, 20, 100, 1000, 5000].into_iter().map(unit).collect(),
+            ..ChunkTable::default()
+        };
+        let tables = [&table, &table];
+        let all = [(1, 4), (0, 0), (0, 1), (0, 2), (0, 3), (0, 1)];
+        let gathered = |extents, always, never| -> Vec<(u16, Vec<u32>)> {
+            let gathering = Gathering {
+                always,
+                never,
+                max: 10_000,
+                extents,
+            };
+            let found = gather(&tables, &all, gathering).into_iter();
+            found.map(|(layer, extent)| (layer, extent.units)).collect()
+        };
+        let last = (1, vec![4]);
+        assert_eq!(
+            gathered(3, 0, 10_000),
+            [last.clone(), (0, vec![0, 1, 2]), (0, vec![3])]
+        );
+        assert_eq!(
+            gathered(4, 0, 10_000),
+            [last.clone(), (0, vec![0, 1]), (0, vec![2]), (0, vec![3])]
+        );
+        assert_eq!(
+            gathered(1, 0, 10_000),
+            [last.clone(), (0, vec![0, 1, 2, 3])]
+        );
+        assert_eq!(
+            gathered(1, 0, 50),
+            [last.clone(), (0, vec![0, 1]), (0, vec![2]), (0, vec![3])],
+            "no gap above what is never joined"
+        );
+        assert_eq!(
+            gathered(100, 80, 10_000),
+            [last, (0, vec![0, 1, 2]), (0, vec![3])],
+            "small gaps are joined even if there may be more requests"
+        );
+        assert_eq!(
+            gather(
+                &tables,
+                &[],
+                Gathering {
+                    always: 0,
+                    never: 0,
+                    max: 0,
+                    extents: 0
+                }
+            )
+            .len(),
+            0
         );
     }
 

@@ -8,7 +8,7 @@ use std::{
     ops::Range,
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicUsize},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -150,6 +150,7 @@ const BARE: EngineConfig = EngineConfig {
     min_extent: 0,
     max_extent: 1 << 20,
     stream_window: (0, 0),
+    follow: None,
 };
 
 impl Fixture {
@@ -325,6 +326,69 @@ async fn a_sequential_reader_is_fetched_ahead_of() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_are_counted_by_where_they_came_from_and_how_they_failed() {
+    let directory = tempfile::tempdir().unwrap();
+    // Room for two chunks in memory.
+    let store = StoreConfig {
+        memory_bytes: 2500,
+        disk: Some((directory.path().to_owned(), 1 << 20)),
+    };
+    // One worker, so that chunks come into memory in their order.
+    let config = EngineConfig { workers: 1, ..BARE };
+    let f = fixture_on(&store, 4, config, 100);
+    let meter = f.engine.meter();
+    let counts = || {
+        let counts = meter.counts();
+        let took = counts.took.map(|it| it.count());
+        (took, counts.numbers.read_bytes, counts.numbers.reads)
+    };
+    f.read(0, 700).await.unwrap();
+    assert_eq!(counts(), ([0, 0, 1], 700, 1));
+    f.read(100, 700).await.unwrap();
+    assert_eq!(counts(), ([1, 0, 1], 1400, 2));
+    f.read(1000, 3000).await.unwrap();
+    f.engine.store().flush();
+    // Fell out of memory; and half of this read is in memory, the other is not.
+    f.read(0, 10).await.unwrap();
+    f.read(3990, 10).await.unwrap();
+    f.read(900, 200).await.unwrap();
+    let (took, bytes, _) = counts();
+    assert_eq!((took, bytes), ([2, 2, 2], 4620));
+    let numbers = meter.snapshot();
+    assert_eq!((numbers.chunks, numbers.ahead_bytes), (4, 0));
+    assert_eq!(f.engine.store().snapshot().misses, 4);
+
+    let (send, receive) = oneshot::channel();
+    let poisoned = Error::corrupt("poisoned");
+    f.engine
+        .refuse(poisoned, Box::new(move |r| drop(send.send(r))));
+    receive.await.unwrap().unwrap_err();
+    let counts = meter.counts();
+    assert_eq!(counts.failed.of(Kind::Corrupt), 1);
+    assert_eq!((counts.numbers.reads, counts.numbers.failed_reads), (7, 1));
+
+    // The counts outlive the engine.
+    assert!(!meter.is_last());
+    drop(f);
+    assert!(meter.is_last());
+    assert_eq!(meter.counts(), counts);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_fetched_ahead_is_counted() {
+    let f = fixture(4, BARE, 100);
+    f.read(0, 10).await.unwrap();
+    assert_eq!(f.engine.snapshot().ahead_bytes, 0);
+    f.engine.prefetch(0, f.source.size());
+    let ahead = |f: &Fixture| f.engine.snapshot().ahead_bytes;
+    while ahead(&f) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let first = u64::from(f.engine.shared.layers[0].data.table.units[0].length);
+    assert_eq!(ahead(&f), f.source.size() - first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_answers_who_waits() {
     let f = fixture(1, BARE, 0);
     let (send, receive) = oneshot::channel();
@@ -338,4 +402,64 @@ async fn stopping_answers_who_waits() {
     source.gate.add_permits(1);
     let answer = receive.await.expect("an answer, not a dropped reader");
     assert_eq!(answer.unwrap_err().kind(), Kind::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorded_start_is_fetched_in_few_requests_the_next_time() {
+    let first = fixture(40, BARE, 100);
+    first.engine.record();
+    for chunk in [30, 2, 3, 2, 31, 9] {
+        first.read(chunk * 1000, 500).await.unwrap();
+    }
+    let profile = first.engine.recorded();
+    assert_eq!(profile.runs.len(), 4, "{profile:?}");
+    assert_eq!(first.requests(), 5);
+
+    let second = fixture(40, BARE, 0);
+    let config = FollowConfig {
+        budget: 1 << 20,
+        requests: 2,
+    };
+    second.engine.follow(&profile, config);
+    // Wanted before it is there, and one that the profile does not name.
+    let named = second.read(9 * 1000, 500);
+    let other = second.read(20 * 1000, 500);
+    let ((), named, other) =
+        tokio::join!(async { second.source.gate.add_permits(100) }, named, other);
+    assert_eq!(named.unwrap(), second.plain[9000..9500]);
+    assert_eq!(other.unwrap(), second.plain[20_000..20_500]);
+    for chunk in [30, 2, 3, 31] {
+        second.read(chunk * 1000, 1000).await.unwrap();
+    }
+    let requests = second.requests();
+    // The profile's two, the other, and the named one if its reader came before the profile.
+    assert!(requests <= 4, "{requests}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_reader_wants_is_fetched_before_the_rest_of_a_profile() {
+    let f = fixture(200, BARE, 0);
+    let unit = |n: usize| {
+        let unit = &f.engine.shared.layers[0].data.table.units[n];
+        unit.offset..unit.offset + u64::from(unit.length)
+    };
+    let runs = (0..200).step_by(20).map(|n| Run {
+        layer: 0,
+        bytes: unit(n),
+    });
+    let profile = Profile {
+        runs: runs.collect(),
+    };
+    // Ten extents: what lies between is too much to be fetched over.
+    let extents = profile.extents(&f.engine.shared.tables(), FollowConfig::RECOMMENDED);
+    let apart = extents.len();
+    f.engine.follow(&profile, FollowConfig::RECOMMENDED);
+    let last = f.read(180 * 1000, 1000);
+    let (last, ()) = tokio::join!(last, async { f.source.gate.add_permits(1000) });
+    assert_eq!(last.unwrap(), f.plain[180_000..181_000]);
+    for n in (0..200).step_by(20) {
+        f.read(n * 1000, 1000).await.unwrap();
+    }
+    // One more if the reader came before the profile.
+    assert!(f.requests() <= apart + 1, "none is fetched twice");
 }

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc, thread::JoinHandle};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, select_biased};
 
-use super::{FileData, Shared, fetch::Waiter};
+use super::{FileData, Shared, fetch::Waiter, plan::Extent};
 use crate::error::{Error, Result};
 
 /// One piece of work.
@@ -19,6 +19,8 @@ pub(super) enum Task {
     },
     /// Fetch units that nobody waits for yet.
     Prefetch { layer: u16, units: Vec<u32> },
+    /// Fetch what a profile names, in this order.
+    Follow { extents: Vec<(u16, Extent)> },
     /// Decode a fetched unit and hand out its chunks.
     Decode {
         layer: u16,
@@ -98,7 +100,9 @@ impl Queues {
     pub(super) fn send(&self, task: Task) {
         let queue = match &task {
             Task::Prefetch { .. } => &self.later,
-            Task::Look { .. } | Task::Decode { .. } | Task::Stop => &self.urgent,
+            Task::Look { .. } | Task::Follow { .. } | Task::Decode { .. } | Task::Stop => {
+                &self.urgent
+            }
         };
         if queue.send(task).is_err() {
             tracing::debug!("task after the engine stopped");
@@ -126,6 +130,7 @@ fn work(shared: &Arc<Shared>, queues: &Queues, urgent: &Receiver<Task>, later: &
                 ahead,
             }) => shared.look(queues, layer, waiters, ahead),
             Ok(Task::Prefetch { layer, units }) => shared.fetch_ahead(queues, layer, units),
+            Ok(Task::Follow { extents }) => shared.follow(queues, extents),
             Ok(Task::Decode {
                 layer,
                 unit,

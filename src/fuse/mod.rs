@@ -2,13 +2,13 @@
 //!
 //! What costs is the round trip, so the kernel is told to ask once: entries, attributes, missing
 //! names, directories and symlinks are cached without a time limit (a tree never changes), files
-//! are opened without asking, and a tree without extended attributes says so once for all. Reads
+//! are opened without asking, and a tree without extended attributes lists none once for all. Reads
 //! are answered from whatever thread has the bytes; a session thread never waits for one.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -22,27 +22,36 @@ use crate::engine::{FileData, ReadFile};
 use crate::error::{Error, Kind as ErrorKind};
 use crate::tree::{Attributes, Ino, Kind, Tree};
 
+mod handshake;
 mod quiet;
+mod shown;
 mod throttle;
 
+pub use handshake::Handshake;
+pub use shown::{Reads, Shown};
+
+pub(crate) use handshake::Wanted;
 pub(crate) use quiet::refusals;
 pub(crate) use throttle::Throttle;
 
 /// A tree as the kernel's requests see it.
 pub struct TreeFilesystem {
     shared: Arc<Shared>,
-    reader: Arc<dyn ReadFile>,
-    wanted: InitFlags,
+    wanted: Wanted,
     opens_without_asking: bool,
     directories_open_without_asking: bool,
 }
 
 /// What a read that is still under way needs.
 struct Shared {
-    tree: Arc<Tree>,
+    shown: Arc<Shown>,
     name: String,
     errors: Throttle,
+    reads: Reads,
 }
+
+/// An entry of a directory: offset of the next one, inode, type, name.
+type Listed<'a> = (u64, Ino, Kind, &'a [u8]);
 
 // === impl TreeFilesystem ===
 
@@ -50,50 +59,77 @@ impl TreeFilesystem {
     /// Serves `tree`, whose bytes `reader` has; `name` is what log lines call the image.
     #[must_use]
     pub fn new(tree: Arc<Tree>, reader: Arc<dyn ReadFile>, name: impl Into<String>) -> Self {
+        let shown = Arc::<Shown>::default();
+        shown.show(tree, reader);
+        Self::showing(shown, name, Reads::default())
+    }
+
+    /// Serves what is shown at the time of a request, EIO as long as that is nothing; counts `reads`.
+    #[must_use]
+    pub fn showing(shown: Arc<Shown>, name: impl Into<String>, reads: Reads) -> Self {
         let shared = Shared {
-            tree,
+            shown,
             name: name.into(),
             errors: Throttle::new(LOGGED_AT_ONCE, LOG_EVERY),
+            reads,
         };
         Self {
             shared: Arc::new(shared),
-            reader,
-            wanted: WANTED,
+            wanted: Wanted::new(WANTED),
             opens_without_asking: false,
             directories_open_without_asking: false,
         }
+    }
+
+    /// For a session that another process may take over: that one asks the kernel for the requests
+    /// that this one has read and not answered.
+    #[must_use]
+    pub fn for_hand_over(mut self) -> Self {
+        self.wanted.for_hand_over();
+        self
+    }
+
+    /// What is agreed on with the kernel; set once the session has begun.
+    #[must_use]
+    pub fn handshake(&self) -> Arc<OnceLock<Handshake>> {
+        self.wanted.agreed()
     }
 
     /// For a session that answers one user only: fuser then looks at each request's user, which
     /// the kernel leaves out where mounts may map users.
     #[must_use]
     pub fn for_one_user(mut self) -> Self {
-        self.wanted -= InitFlags::FUSE_ALLOW_IDMAP;
+        self.wanted.without(InitFlags::FUSE_ALLOW_IDMAP);
         self
     }
 
-    fn tree(&self) -> &Tree {
-        &self.shared.tree
+    fn tree(&self) -> Result<&Tree, Errno> {
+        self.shared.tree()
     }
 
-    fn ino(&self, number: INodeNo) -> Result<Ino, Errno> {
-        self.tree().ino(number.0).ok_or(Errno::ESTALE)
+    fn node(&self, number: INodeNo) -> Result<(&Tree, Ino), Errno> {
+        let tree = self.tree()?;
+        Ok((tree, tree.ino(number.0).ok_or(Errno::ESTALE)?))
     }
 
-    fn find(&self, parent: INodeNo, name: &OsStr) -> Result<Option<Ino>, Errno> {
-        let parent = self.ino(parent)?;
-        if self.tree().attributes(parent).kind != Kind::Directory {
+    /// The attributes of a name; number 0 says that there is none, and for how long that holds.
+    fn find(&self, parent: INodeNo, name: &OsStr) -> Result<FileAttr, Errno> {
+        let (tree, parent) = self.node(parent)?;
+        if tree.attributes(parent).kind != Kind::Directory {
             return Err(Errno::ENOTDIR);
         }
-        Ok(match name.as_bytes() {
+        let found = match name.as_bytes() {
             b"." => Some(parent),
-            b".." => Some(self.tree().parent(parent)),
-            name => self.tree().lookup(parent, name),
+            b".." => Some(tree.parent(parent)),
+            name => tree.lookup(parent, name),
+        };
+        Ok(match found {
+            Some(ino) => attr(tree, ino),
+            None => FileAttr {
+                ino: INodeNo(0),
+                ..attr(tree, Ino::ROOT)
+            },
         })
-    }
-
-    fn attr(&self, ino: Ino) -> FileAttr {
-        file_attr(ino, &self.tree().attributes(ino))
     }
 
     /// What to read, or the errno that says why not.
@@ -103,9 +139,9 @@ impl TreeFilesystem {
         offset: u64,
         size: u32,
     ) -> Result<(Ino, FileData, u32), Errno> {
-        let ino = self.ino(number)?;
-        let Some(file) = self.tree().file(ino) else {
-            let directory = self.tree().attributes(ino).kind == Kind::Directory;
+        let (tree, ino) = self.node(number)?;
+        let Some(file) = tree.file(ino) else {
+            let directory = tree.attributes(ino).kind == Kind::Directory;
             return Err(if directory {
                 Errno::EISDIR
             } else {
@@ -123,9 +159,8 @@ impl TreeFilesystem {
         &self,
         number: INodeNo,
         offset: u64,
-    ) -> Result<impl Iterator<Item = (u64, Ino, Kind, &[u8])>, Errno> {
-        let ino = self.ino(number)?;
-        let tree = self.tree();
+    ) -> Result<(&Tree, impl Iterator<Item = Listed<'_>>), Errno> {
+        let (tree, ino) = self.node(number)?;
         if tree.attributes(ino).kind != Kind::Directory {
             return Err(Errno::ENOTDIR);
         }
@@ -137,7 +172,8 @@ impl TreeFilesystem {
         let children =
             children.map(|child| (child.position + DOTS + 1, child.ino, child.kind, child.name));
         let all = dots.chain(children);
-        Ok(all.map(|(next, ino, kind, name)| (next as u64, ino, kind, name)))
+        let all = all.map(|(next, ino, kind, name)| (next as u64, ino, kind, name));
+        Ok((tree, all))
     }
 }
 
@@ -150,43 +186,28 @@ impl std::fmt::Debug for TreeFilesystem {
 
 impl Filesystem for TreeFilesystem {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for flag in self.wanted.iter() {
-            if config.add_capabilities(flag).is_err() {
-                tracing::debug!(?flag, "the kernel does not have this");
-            }
-        }
-        let offered = config.capabilities();
+        let offered = self.wanted.agree(config);
         self.opens_without_asking = offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
         self.directories_open_without_asking = offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
-        // The nearest that is allowed is as good, so the results do not matter.
-        let _ = config.set_max_background(MAX_BACKGROUND);
-        let _ = config.set_congestion_threshold(MAX_BACKGROUND);
-        let _ = config.set_max_write(MAX_REQUEST);
         Ok(())
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.find(parent, name) {
-            Ok(Some(ino)) => reply.entry(&FOREVER, &self.attr(ino), GENERATION),
-            // Number 0 says that there is none, and for how long that holds.
-            Ok(None) => {
-                let mut attr = self.attr(Ino::ROOT);
-                attr.ino = INodeNo(0);
-                reply.entry(&FOREVER, &attr, GENERATION);
-            }
+            Ok(attr) => reply.entry(&FOREVER, &attr, GENERATION),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.ino(ino) {
-            Ok(ino) => reply.attr(&FOREVER, &self.attr(ino)),
+        match self.node(ino) {
+            Ok((tree, ino)) => reply.attr(&FOREVER, &attr(tree, ino)),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.ino(ino).map(|ino| self.tree().read_link(ino)) {
+        match self.node(ino).map(|(tree, ino)| tree.read_link(ino)) {
             Ok(Some(target)) => reply.data(target),
             Ok(None) => reply.error(Errno::EINVAL),
             Err(errno) => reply.error(errno),
@@ -229,15 +250,22 @@ impl Filesystem for TreeFilesystem {
         if length == 0 {
             return reply.data(&[]);
         }
-        let shared = Arc::clone(&self.shared);
-        let done = move |result| match shared.checked(result, length) {
-            Ok(bytes) => reply.data(&bytes),
-            Err(error) => {
-                reply.error(Errno::EIO);
-                shared.log(ino, offset, length, &error);
-            }
+        let Some(reader) = self.shared.shown.reader() else {
+            return reply.error(Errno::EIO);
         };
-        self.reader.read(file, offset, length, Box::new(done));
+        let shared = Arc::clone(&self.shared);
+        let under_way = shared.reads.begin();
+        let done = move |result| {
+            match shared.checked(result, length) {
+                Ok(bytes) => reply.data(&bytes),
+                Err(error) => {
+                    reply.error(Errno::EIO);
+                    shared.log(ino, offset, length, &error);
+                }
+            }
+            drop(under_way);
+        };
+        reader.read(file, offset, length, Box::new(done));
     }
 
     fn readdir(
@@ -249,7 +277,7 @@ impl Filesystem for TreeFilesystem {
         mut reply: ReplyDirectory,
     ) {
         let entries = match self.entries(ino, offset) {
-            Ok(entries) => entries,
+            Ok((_, entries)) => entries,
             Err(errno) => return reply.error(errno),
         };
         for (next, ino, kind, name) in entries {
@@ -273,12 +301,12 @@ impl Filesystem for TreeFilesystem {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let entries = match self.entries(ino, offset) {
+        let (tree, entries) = match self.entries(ino, offset) {
             Ok(entries) => entries,
             Err(errno) => return reply.error(errno),
         };
         for (next, ino, _, name) in entries {
-            let attr = self.attr(ino);
+            let attr = attr(tree, ino);
             let name = OsStr::from_bytes(name);
             if reply.add(attr.ino, next, name, &FOREVER, &attr, GENERATION) {
                 break;
@@ -288,20 +316,20 @@ impl Filesystem for TreeFilesystem {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let blocks = self.tree().file_bytes().div_ceil(u64::from(BLOCK));
-        let inodes = self.tree().inode_count() as u64;
+        let tree = match self.tree() {
+            Ok(tree) => tree,
+            Err(errno) => return reply.error(errno),
+        };
+        let blocks = tree.file_bytes().div_ceil(u64::from(BLOCK));
+        let inodes = tree.inode_count() as u64;
         reply.statfs(blocks, 0, 0, inodes, 0, BLOCK, 255, BLOCK);
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if !self.tree().has_xattrs() {
-            // The kernel does not ask again.
-            return reply.error(Errno::ENOSYS);
-        }
-        let value = self
-            .ino(ino)
-            .map(|ino| self.tree().xattr(ino, name.as_bytes()));
-        match value {
+        // Never ENOSYS, which would save questions: containerd takes what the kernel then says
+        // (EOPNOTSUPP) as a failure when it looks for changes in an overlay on this tree.
+        let found = self.node(ino);
+        match found.map(|(tree, ino)| tree.xattr(ino, name.as_bytes())) {
             Ok(Some(value)) => answer_xattr(value, size, reply),
             Ok(None) => reply.error(Errno::ENODATA),
             Err(errno) => reply.error(errno),
@@ -309,15 +337,16 @@ impl Filesystem for TreeFilesystem {
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        if !self.tree().has_xattrs() {
-            return reply.error(Errno::ENOSYS);
-        }
-        let ino = match self.ino(ino) {
-            Ok(ino) => ino,
+        let (tree, ino) = match self.node(ino) {
+            Ok(found) => found,
             Err(errno) => return reply.error(errno),
         };
+        if !tree.has_xattrs() {
+            // The kernel does not ask again.
+            return reply.error(Errno::ENOSYS);
+        }
         let mut list = Vec::new();
-        for (name, _) in self.tree().xattrs(ino).iter() {
+        for (name, _) in tree.xattrs(ino).iter() {
             list.extend_from_slice(name);
             list.push(0);
         }
@@ -330,6 +359,22 @@ impl Filesystem for TreeFilesystem {
 // === impl Shared ===
 
 impl Shared {
+    fn tree(&self) -> Result<&Tree, Errno> {
+        let tree = self.shown.tree();
+        tree.map(|tree| &**tree).ok_or_else(|| {
+            if let Some(suppressed) = self.errors.admit(Instant::now()) {
+                let why = self.shown.why();
+                tracing::error!(
+                    event = "request_failed",
+                    image = self.name,
+                    suppressed,
+                    "answered with EIO: {why}"
+                );
+            }
+            Errno::EIO
+        })
+    }
+
     /// The bytes, if they are as many as were asked for: the kernel would take fewer for the end
     /// of the file and show zeros.
     fn checked(&self, result: crate::Result<Bytes>, length: u32) -> crate::Result<Bytes> {
@@ -347,15 +392,21 @@ impl Shared {
         let Some(suppressed) = self.errors.admit(Instant::now()) else {
             return;
         };
-        let path = self.tree.path(ino);
+        let path = self
+            .shown
+            .tree()
+            .map(|tree| tree.path(ino))
+            .unwrap_or_default();
         tracing::error!(
+            event = "read_failed",
             image = self.name,
             file = %path.escape_ascii(),
             offset,
             length,
             kind = ErrorKind::as_str(error.kind()),
             suppressed,
-            "read answered with EIO: {error}"
+            %error,
+            "read answered with EIO"
         );
     }
 }
@@ -367,6 +418,10 @@ fn answer_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
         Ok(length) if length <= size => reply.data(value),
         _ => reply.error(Errno::ERANGE),
     }
+}
+
+fn attr(tree: &Tree, ino: Ino) -> FileAttr {
+    file_attr(ino, &tree.attributes(ino))
 }
 
 fn file_attr(ino: Ino, attributes: &Attributes) -> FileAttr {
@@ -432,10 +487,6 @@ const GENERATION: Generation = Generation(0);
 /// `.` and `..`.
 const DOTS: usize = 2;
 const BLOCK: u32 = 4096;
-/// Readahead requests under way at once: what a fast link keeps in flight.
-const MAX_BACKGROUND: u16 = 128;
-/// Largest request; the kernel's own limit by default.
-const MAX_REQUEST: u32 = 1 << 20;
 /// Failed reads that are logged one by one before the log is limited.
 const LOGGED_AT_ONCE: u32 = 8;
 /// And then one each:

@@ -1,4 +1,5 @@
-//! The producing side: convert and sign images.
+//! The producing side: convert and sign images, record what they read.
 
 pub mod convert;
+pub mod record;
 pub mod sign;

@@ -3,13 +3,19 @@
 //! What costs nothing is tried first: private keys on JWE packets, then local keys on CoCo packets,
 //! then key providers. All packets of a layer wrap the same options: the first that opens decides.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::future::BoxFuture;
 use zeroize::Zeroizing;
 
 use super::{
-    CocoKeyFile, KeyConfig, LayerKey,
+    CocoKeyFile, KeyConfig, KeyMeter, LayerKey,
     config::read_bounded,
     provider::{Provider, Providers},
 };
@@ -35,6 +41,7 @@ struct Inner {
     providers: Providers,
     params: BTreeMap<String, Vec<String>>,
     deadline: Duration,
+    meter: Arc<KeyMeter>,
 }
 
 struct CocoKey {
@@ -54,6 +61,14 @@ impl Keyring {
     /// `NotFound`, `Io`, `Invalid`, `Denied` (a password is missing) or `Unsupported`, naming the
     /// file.
     pub fn new(config: &KeyConfig) -> Result<Self> {
+        Self::counted_by(Arc::default(), config)
+    }
+
+    /// As [`new`](Self::new); what it unwraps is counted.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn counted_by(meter: Arc<KeyMeter>, config: &KeyConfig) -> Result<Self> {
         let private_keys = config
             .private_keys
             .iter()
@@ -84,6 +99,7 @@ impl Keyring {
             providers: Providers::read(config.keyprovider_config.as_deref())?,
             params: config.provider_params.clone(),
             deadline: config.deadline,
+            meter,
         })))
     }
 
@@ -95,9 +111,10 @@ impl Keyring {
     /// are malformed or the layer is not encrypted.
     pub fn unwrap<'a>(&'a self, layer: &'a Descriptor) -> BoxFuture<'a, Result<LayerKey>> {
         Box::pin(async move {
-            self.search(layer)
-                .await
-                .map_err(|e| e.context(format!("layer {}", layer.digest)))
+            let begin = Instant::now();
+            let found = self.search(layer).await;
+            self.0.meter.note(&layer.digest, begin, &found);
+            found.map_err(|e| e.context(format!("layer {}", layer.digest)))
         })
     }
 

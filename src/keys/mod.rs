@@ -7,11 +7,15 @@
 mod config;
 mod keyring;
 mod layer_key;
+mod meter;
 mod provider;
+mod report;
 
 pub(crate) use self::layer_key::CipherOptions;
 pub use self::{
     config::{CocoKeyFile, KeyConfig, KeyFile, Password},
     keyring::Keyring,
     layer_key::LayerKey,
+    meter::{KeyCounts, KeyMeter, LastUnwrap},
+    report::{CocoKeyReport, KeysReport, ProviderReport},
 };

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -101,6 +101,23 @@ pub(super) fn set_read_ahead(device: (u32, u32), kib: u32) -> io::Result<()> {
     let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", device.0, device.1);
     let mut file = File::options().write(true).open(path)?;
     io::Write::write_all(&mut file, kib.to_string().as_bytes())
+}
+
+/// Has the kernel ask once more what was read from the file system's descriptor and not answered.
+pub(super) fn resend(file: BorrowedFd<'_>) -> io::Result<()> {
+    // fuse_out_header: length, FUSE_NOTIFY_RESEND, and no request that it would answer.
+    let mut message = [0; 16];
+    message[..4].copy_from_slice(&16_u32.to_ne_bytes());
+    message[4..8].copy_from_slice(&7_u32.to_ne_bytes());
+    nix::unistd::write(file, &message)?;
+    Ok(())
+}
+
+/// Takes the mount at `directory` away although it is in use, and ends its file system: what its
+/// users want of it fails from now on.
+pub(super) fn force(directory: &Path) -> Result<()> {
+    let flags = MntFlags::MNT_FORCE | MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+    umount2(directory, flags).map_err(|errno| unmount_error(directory, errno))
 }
 
 fn unmount(directory: &Path, flags: MntFlags, helper: &[&str]) -> Result<(), Errno> {

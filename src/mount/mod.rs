@@ -1,37 +1,45 @@
-//! Life of a mount: made, served in background threads, taken away.
+//! Life of a mount: made, served in background threads, handed over, taken away.
 //!
-//! [`mount`] returns when the file system answers; dropping [`Mounted`] unmounts. Any failure on
-//! the way leaves no mount behind. [`umount`] takes away a mount that another process serves, or
-//! served before it died. [`daemon`] starts a process that outlives its parent.
+//! [`mount`] returns when the file system answers; dropping [`Mounted`] unmounts, unless it is to
+//! stay for another process, which then [`adopt`]s it. Any failure on the way leaves no mount
+//! behind. [`umount`] takes away a mount that another process serves, or served before it died;
+//! [`release`] all that nobody serves. [`daemon`] starts a process that outlives its parent.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use fuser::{Config, MountOption, Session, SessionACL};
 use nix::unistd::geteuid;
-use tokio::sync::Notify;
 
+use self::session::SessionEnd;
 use crate::engine::ReadFile;
 use crate::error::{Error, Kind, Result};
-use crate::fuse::TreeFilesystem;
+use crate::fuse::{Handshake, Reads, Shown, TreeFilesystem};
 use crate::sys::mountinfo::{self, MountEntry};
 use crate::tree::Tree;
 
+mod adopt;
 pub mod daemon;
 mod erofs;
 mod front_end;
 mod kernel;
+mod release;
+mod session;
 mod signals;
 mod unmount;
 
-pub use erofs::{Erofs, ErofsMounted};
+pub use adopt::{Adopted, adopt};
+pub use erofs::{DeviceMount, Erofs, ErofsMounted, adopt_devices, connection_at};
 pub use front_end::{FrontEnd, mount_by};
+pub use release::{Left, release, release_devices};
 pub use signals::StopSignals;
 pub use unmount::{UmountOptions, umount};
 
@@ -53,9 +61,14 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Threads that answer the kernel; `None` is one for each processor.
     pub threads: Option<usize>,
+    /// Whether another process may take the mount over. All threads then read from one descriptor:
+    /// what a thread has read from one of its own is lost with that.
+    pub hand_over: bool,
+    /// Counts reads under way.
+    pub reads: Reads,
 }
 
-/// A mounted tree. Dropping it unmounts.
+/// A mounted tree. Dropping it unmounts, unless it [stays](Mounted::leave).
 #[derive(Debug)]
 pub struct Mounted {
     directory: PathBuf,
@@ -63,6 +76,17 @@ pub struct Mounted {
     front_end: FrontEnd,
     session: Arc<SessionEnd>,
     open: bool,
+    stays: bool,
+    descriptor: Option<Descriptor>,
+}
+
+/// What a process needs to serve a mount on that another one made.
+#[derive(Debug)]
+pub struct Descriptor {
+    /// The file system's `/dev/fuse`.
+    pub file: OwnedFd,
+    /// What the kernel knows of the one who serves.
+    pub handshake: Handshake,
 }
 
 /// How [`Mounted::unmount`] ended.
@@ -73,14 +97,6 @@ pub enum Unmounted {
     /// It is out of sight, but processes or an overlay still use it; they get errors when this
     /// process ends.
     StillUsed,
-}
-
-/// Set when the session's threads have ended: the file system is gone from the kernel.
-#[derive(Debug, Default)]
-struct SessionEnd {
-    ended: Mutex<Option<Result<(), String>>>,
-    changed: Condvar,
-    notify: Notify,
 }
 
 /// Mounts `tree` over `directory` and serves it in background threads; `reader` has its bytes.
@@ -97,7 +113,9 @@ pub fn mount(
     let directory = check_directory(directory)?;
     crate::sys::release_free_memory();
     let source = format!("nacre:{}", printable(&options.reference));
-    let filesystem = TreeFilesystem::new(tree, reader, options.reference.clone());
+    let file = some_file(&tree);
+    let filesystem = options.filesystem(tree, reader);
+    let handshake = filesystem.handshake();
     let session = match kernel::attach(&source, &directory, options)? {
         Some(device) => {
             let made = session_on(filesystem, device, options);
@@ -118,15 +136,27 @@ pub fn mount(
             return Err(error);
         }
     };
-    let mounted = Mounted {
+    let mut mounted = Mounted {
         directory,
         device: mount.device,
         front_end: FrontEnd::Fuse,
         session: Arc::default(),
         open: true,
+        stays: false,
+        descriptor: None,
     };
-    mounted.serve_in_background(session)?;
+    if let (true, Some(handshake)) = (options.hand_over, handshake.get()) {
+        let file = session.as_fd().try_clone_to_owned();
+        mounted.descriptor = Some(Descriptor {
+            file: file.map_err(|error| Error::io("descriptor of the mount", error))?,
+            handshake: *handshake,
+        });
+    }
+    session::serve(session, &mounted.session)?;
     mounted.check_answers()?;
+    if let (true, Some(file)) = (options.hand_over, file) {
+        mounted.open_once(&file);
+    }
     if let Some(kib) = options.read_ahead_kib
         && let Err(error) = kernel::set_read_ahead(mounted.device, kib)
     {
@@ -149,6 +179,20 @@ impl MountOptions {
             devices: root,
             allow_other: root,
             threads: None,
+            hand_over: false,
+            reads: Reads::default(),
+        }
+    }
+
+    fn filesystem(&self, tree: Arc<Tree>, reader: Arc<dyn ReadFile>) -> TreeFilesystem {
+        let shown = Arc::<Shown>::default();
+        shown.show(tree, reader);
+        let (name, reads) = (self.reference.clone(), self.reads.clone());
+        let filesystem = TreeFilesystem::showing(shown, name, reads);
+        if self.hand_over {
+            filesystem.for_hand_over()
+        } else {
+            filesystem
         }
     }
 
@@ -156,7 +200,7 @@ impl MountOptions {
         let mut config = Config::default();
         let processors = || thread::available_parallelism().map_or(1, usize::from);
         config.n_threads = Some(self.threads.unwrap_or_else(processors).max(1));
-        config.clone_fd = true;
+        config.clone_fd = !self.hand_over;
         config
     }
 }
@@ -176,6 +220,37 @@ impl Mounted {
         self.front_end
     }
 
+    /// Device number of its file system.
+    #[must_use]
+    pub fn device(&self) -> (u32, u32) {
+        self.device
+    }
+
+    /// Whether it is there and served. Not a look at the directory: what is dead there would not
+    /// answer.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let there = |mount: MountEntry| mount.device == self.device;
+        self.session.result().is_none()
+            && mountinfo::at(&self.directory).is_ok_and(|mount| mount.is_some_and(there))
+    }
+
+    /// What another process needs to serve it; once, and only if it may be handed over.
+    pub fn take_descriptor(&mut self) -> Option<Descriptor> {
+        self.descriptor.take()
+    }
+
+    /// From now on it stays when it is dropped, and when this process ends.
+    pub fn leave(&mut self) {
+        self.stays = true;
+    }
+
+    /// Does `what` when the file system is gone from the kernel, at once if it is. Not when its
+    /// session ends because of an error.
+    pub fn when_gone(&self, what: impl FnOnce() + Send + 'static) {
+        self.session.when_gone(what);
+    }
+
     /// Unmounts; if that is not possible because it is in use, takes it out of sight, with a
     /// warning that says so.
     ///
@@ -191,6 +266,15 @@ impl Mounted {
             return Ok(Unmounted::StillUsed);
         }
         Ok(Unmounted::Clean)
+    }
+
+    /// As [`unmount`](Self::unmount), without waiting for its users.
+    ///
+    /// # Errors
+    /// As [`unmount`](Self::unmount).
+    pub fn take_away(mut self) -> Result<()> {
+        self.open = false;
+        self.detach()
     }
 
     /// Waits until the file system is gone from the kernel: after an `umount` by another process.
@@ -230,19 +314,6 @@ impl Mounted {
         unmounted.map_err(|error| Error::internal("unmount").with_source(error))?
     }
 
-    fn serve_in_background(&self, session: Session<TreeFilesystem>) -> Result<()> {
-        let end = Arc::clone(&self.session);
-        let thread = thread::Builder::new().name("fuse-session".to_owned());
-        let started = thread.spawn(move || {
-            let result = session.run();
-            end.set(result.map_err(|error| error.to_string()));
-        });
-        match started {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Error::io("thread of the FUSE session", error)),
-        }
-    }
-
     /// One round trip through the kernel: threads that died at once would leave a dead mount.
     fn check_answers(&self) -> Result<()> {
         let answer = fs::metadata(&self.directory);
@@ -254,62 +325,27 @@ impl Mounted {
         })
     }
 
-    /// Takes the mount away if it is still there and ours: what another has mounted at the same
-    /// place since is not.
+    /// Opens and closes a file. The first time, the kernel asks whether that concerns us; from then on
+    /// nobody who closes a file, by his end for instance, waits for a daemon that is not there.
+    fn open_once(&self, file: &Path) {
+        if let Err(error) = fs::File::open(self.directory.join(file)) {
+            tracing::debug!(file = %file.display(), %error, "opening a file once");
+        }
+    }
+
     fn detach(&self) -> Result<()> {
-        let ours =
-            |mount: &MountEntry| mount.device == self.device && mount.mount_point == self.directory;
-        if !mountinfo::read()?.iter().any(ours) {
-            return Ok(());
-        }
-        let directory = self.directory.display();
-        match mountinfo::at(&self.directory)? {
-            Some(top) if ours(&top) => {}
-            Some(top) => {
-                let message = format!("{directory} is hidden below a mount of {}", top.kind);
-                return Err(Error::new(Kind::Busy, message));
-            }
-            None => return Ok(()),
-        }
-        if kernel::detach(&self.directory, true)? == kernel::Detached::Lazily {
-            tracing::warn!(%directory, "in use: detached, and gone when its last user is");
-        }
-        Ok(())
+        detach_ours(&self.directory, self.device, true)
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
         if self.open
+            && !self.stays
             && let Err(error) = self.detach()
         {
             tracing::warn!(%error, "mount stays behind");
         }
-    }
-}
-
-// === impl SessionEnd ===
-
-impl SessionEnd {
-    fn set(&self, result: Result<(), String>) {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-        self.changed.notify_all();
-        self.notify.notify_waiters();
-    }
-
-    fn result(&self) -> Option<Result<(), String>> {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.clone()
-    }
-
-    /// Whether it has ended, after at most `patience`.
-    fn wait(&self, patience: Duration) -> bool {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .changed
-            .wait_timeout_while(ended, patience, |ended| ended.is_none());
-        let (ended, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        ended.is_some()
     }
 }
 
@@ -346,6 +382,13 @@ fn check_directory(directory: &Path) -> Result<PathBuf> {
         tracing::warn!(directory = %shown, "not empty: its content is hidden while mounted");
     }
     Ok(place)
+}
+
+/// A regular file of the tree, relative to its root.
+fn some_file(tree: &Tree) -> Option<PathBuf> {
+    let is_file = |ino| tree.attributes(ino).kind == crate::tree::Kind::Regular;
+    let (path, _) = tree.walk().find(|(_, ino)| is_file(*ino))?;
+    Some(OsString::from_vec(path).into())
 }
 
 fn session_on(
@@ -389,6 +432,28 @@ fn session_by_helper(
             user_allow_other in /etc/fuse.conf to let others look in";
         Error::io(what, error).with_hint(hint)
     })
+}
+
+/// Takes the mount of a file system at `directory` away if it is still there: what another has mounted
+/// at the same place since is not. Says if it is in use, where that is `worth_saying`.
+fn detach_ours(directory: &Path, device: (u32, u32), worth_saying: bool) -> Result<()> {
+    let ours = |mount: &MountEntry| mount.device == device && mount.mount_point == directory;
+    if !mountinfo::read()?.iter().any(ours) {
+        return Ok(());
+    }
+    let shown = directory.display();
+    match mountinfo::at(directory)? {
+        Some(top) if ours(&top) => {}
+        Some(top) => {
+            let message = format!("{shown} is hidden below a mount of {}", top.kind);
+            return Err(Error::new(Kind::Busy, message));
+        }
+        None => return Ok(()),
+    }
+    if kernel::detach(directory, true)? == kernel::Detached::Lazily && worth_saying {
+        tracing::warn!(directory = %shown, "in use: detached, and gone when its last user is");
+    }
+    Ok(())
 }
 
 fn detach_quietly(directory: &Path) {

@@ -59,7 +59,7 @@ pub fn umount(directory: &Path, options: UmountOptions) -> Result<()> {
         "{shown} is unmounted, but process {} still serves it after {:?}{}",
         server.pid,
         options.timeout,
-        overlays(&place)
+        listed(&overlays(&place))
     );
     Err(Error::new(Kind::Busy, message)
         .with_hint("it ends when the last container or overlay that uses the image is gone"))
@@ -117,44 +117,51 @@ fn has_let_go(server: &Server, watched: &Watched, minor: u32, timeout: Duration)
 }
 
 fn busy(place: &Path, mount: &MountEntry) -> Error {
-    let users: Vec<String> = processes::users_of(place)
-        .iter()
-        .take(SHOWN_USERS)
-        .map(|User { pid, command, how }| format!("{command} (process {pid}, {how})"))
-        .collect();
-    let users = if users.is_empty() {
-        "something that is not in this process' sight".to_owned()
-    } else {
-        users.join(", ")
-    };
     let shown = place.display();
     let source = mount.source.display();
-    let message = format!("{shown} ({source}) is in use by {users}{}", overlays(place));
+    let users = users(place).join(", ");
+    let overlays = listed(&overlays(place));
+    let message = format!("{shown} ({source}) is in use by {users}{overlays}");
     Error::new(Kind::Busy, message).with_hint(format!(
         "end them, or take the mount out of sight with: nacre umount --lazy {shown}"
     ))
 }
 
-/// Overlays that have `place` as a layer, as the end of a sentence.
-fn overlays(place: &Path) -> String {
-    let place = place.display().to_string();
-    let mounts = mountinfo::read().unwrap_or_default();
-    let uses = |mount: &&MountEntry| {
-        mount.kind == "overlay"
-            && mount
-                .options
-                .split([',', ':', '='])
-                .any(|it| Path::new(it).starts_with(&place))
-    };
-    let found: Vec<String> = { mounts.iter() }
-        .filter(uses)
-        .map(|mount| mount.mount_point.display().to_string())
+/// Processes that use something below `place`, some of them.
+pub(super) fn users(place: &Path) -> Vec<String> {
+    let users: Vec<String> = processes::users_of(place)
+        .iter()
+        .take(SHOWN_USERS)
+        .map(|User { pid, command, how }| format!("{command} (process {pid}, {how})"))
         .collect();
-    if found.is_empty() {
-        String::new()
+    if users.is_empty() {
+        vec!["something that is not in this process' sight".to_owned()]
     } else {
-        format!("; overlay at {}", found.join(", "))
+        users
     }
+}
+
+/// Overlays that have `place` as a layer.
+pub(super) fn overlays(place: &Path) -> Vec<String> {
+    let mounts = mountinfo::read().unwrap_or_default();
+    // Those with many layers are mounted with relative names, which then are of this form.
+    let is_place = |it: &Path| {
+        it.starts_with(place) || it.is_relative() && it.file_name() == place.file_name()
+    };
+    let uses = |mount: &&MountEntry| {
+        let mut parts = mount.options.split([',', ':', '=']);
+        mount.kind == "overlay" && parts.any(|it| is_place(Path::new(it)))
+    };
+    { mounts.iter() }
+        .filter(uses)
+        .map(|mount| format!("overlay at {}", mount.mount_point.display()))
+        .collect()
+}
+
+/// As the end of a sentence.
+fn listed(overlays: &[String]) -> String {
+    let overlays = overlays.iter().map(|it| format!("; {it}"));
+    overlays.collect()
 }
 
 /// Users that are named when a mount is busy.

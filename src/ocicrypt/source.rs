@@ -7,7 +7,7 @@
 use std::{ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, future::BoxFuture, stream};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 
 use super::{Authenticator, LayerCipher};
 use crate::{
@@ -107,6 +107,20 @@ impl BlobSource for DecryptingSource {
         Box::pin(async move {
             let offset = range.start;
             Ok(self.plain(offset, self.ciphertext.read_elsewhere(range).await?))
+        })
+    }
+
+    fn read_pieces(&self, range: Range<u64>) -> BoxFuture<'_, Result<BlobStream>> {
+        Box::pin(async move {
+            let (cipher, mut offset) = (self.cipher.clone(), range.start);
+            let pieces = self.ciphertext.read_pieces(range).await?;
+            let plain = pieces.map_ok(move |piece| {
+                let mut bytes = unshared(piece);
+                cipher.apply(offset, &mut bytes);
+                offset += bytes.len() as u64;
+                bytes.freeze()
+            });
+            Ok(plain.boxed())
         })
     }
 

@@ -15,13 +15,14 @@ use futures::future::try_join_all;
 pub use self::inspect::{ImageReport, LayerReport, inspect};
 use self::whole::Whole;
 use crate::{
-    engine::{Engine, EngineConfig, LayerData},
+    engine::{Engine, EngineConfig, LayerData, Profile},
     error::{Error, Result},
     index::{self, Binding, LayerIndex},
     keys::Keyring,
     oci::{Descriptor, Digest, Location, Platform, Reference, media_type},
     ocicrypt::{self, DecryptingSource},
-    source::{BlobSource, Repository, Traffic},
+    profile::{self, ProfileKey},
+    source::{BlobSource, Remembered, Repository, Traffic},
     store::{Seal, Space, Store},
     tree::Tree,
     trust::{self, Class, Grant, Policy},
@@ -70,6 +71,8 @@ pub struct Layer {
     pub source: Arc<dyn BlobSource>,
     /// How its chunks are stored.
     pub space: Space,
+    /// Opens the image's profile, if the layer is encrypted.
+    pub profile_key: Option<ProfileKey>,
 }
 
 /// Label under which the store's keys are derived from a layer's key.
@@ -105,12 +108,15 @@ impl Opener {
         repository: &Arc<dyn Repository>,
         location: &Location,
     ) -> Result<OpenImage> {
-        let grant = self.admit(reference, &**repository, location).await?;
-        let layers = self.layers(&grant, &**repository).await?;
+        let repository = &Remembered::new(Arc::clone(repository));
+        let grant = self.admit(reference, repository, location).await?;
+        let layers = self.layers(&grant, repository).await?;
         let opened = try_join_all(layers.iter().map(|layer| open_index(layer, grant.class())));
+        let profile = self.profile(&grant, &layers, repository);
+        let (opened, profile) = tokio::join!(opened, profile);
         let (mut entries, mut data) = (Vec::new(), Vec::new());
         let mut prefetches = Vec::new();
-        for (layer, index) in layers.iter().zip(opened.await?) {
+        for (layer, index) in layers.iter().zip(opened?) {
             entries.push(index.entries);
             prefetches.push(index.prefetch);
             data.push(LayerData {
@@ -125,6 +131,9 @@ impl Opener {
         let engine = Engine::start(data, Arc::clone(&self.store), runtime, self.engine)?;
         for (layer, bytes) in (0..).zip(prefetches).filter(|&(_, bytes)| bytes > 0) {
             engine.prefetch(layer, bytes);
+        }
+        if let (Some(profile), Some(follow)) = (profile, self.engine.follow) {
+            engine.follow(&profile, follow);
         }
         Ok(OpenImage {
             grant,
@@ -153,6 +162,17 @@ impl Opener {
             expected_digest: self.expected_digest.as_ref(),
         })
         .await
+    }
+
+    /// The image's profile, if profiles are followed and there is one that can be read.
+    pub(crate) async fn profile(
+        &self,
+        grant: &Grant,
+        layers: &[Layer],
+        repository: &dyn Repository,
+    ) -> Option<Profile> {
+        self.engine.follow?;
+        profile::find(repository, grant.manifest_digest(), profile_key(layers)).await
     }
 
     /// The layers of an admitted image, keys unwrapped, to be read at any offset.
@@ -229,12 +249,12 @@ impl Opener {
             ))
         })?;
         if !kind.encrypted {
-            let space = Space::Plain;
             return Ok(Layer {
                 descriptor: descriptor.clone(),
                 kind,
                 source: blob,
-                space,
+                space: Space::Plain,
+                profile_key: None,
             });
         }
         let key = self.keyring.unwrap(descriptor).await?;
@@ -256,8 +276,14 @@ impl Opener {
             kind,
             source,
             space,
+            profile_key: Some(ProfileKey::of(&key)),
         })
     }
+}
+
+/// The key of an image's profile: that of the lowest encrypted layer.
+pub(crate) fn profile_key(layers: &[Layer]) -> Option<&ProfileKey> {
+    layers.iter().find_map(|layer| layer.profile_key.as_ref())
 }
 
 /// Opens the index that the manifest names for a layer.

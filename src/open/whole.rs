@@ -32,6 +32,10 @@ impl BlobSource for Whole {
         self.0.read_elsewhere(range)
     }
 
+    fn read_pieces(&self, range: Range<u64>) -> BoxFuture<'_, Result<BlobStream>> {
+        self.0.read_pieces(range)
+    }
+
     fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
         Box::pin(stream_verified(Arc::clone(&self.0)))
     }

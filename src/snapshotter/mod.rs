@@ -12,6 +12,8 @@ mod labels;
 pub mod lazy;
 pub mod metadata;
 mod mounts;
+mod operations;
+mod report;
 pub mod server;
 mod service;
 mod storage;
@@ -39,6 +41,8 @@ pub use self::{
     labels::Labels,
     lazy::{Evidence, LayerRequest, LazyImages, NoLazyImages, Verdict},
     mounts::{Mount, OverlayOptions},
+    operations::{Method, MethodCounts, Operations},
+    report::{SnapshotCounts, Uses},
     service::SnapshotsService,
     storage::Usage,
 };
@@ -68,6 +72,7 @@ struct Inner {
     storage: Storage,
     options: Options,
     images: Arc<dyn LazyImages>,
+    operations: Operations,
     /// Read while a lower directory is being put to use, written while unused ones are taken away.
     in_use: RwLock<()>,
     /// Somebody wanted to take unused mounts away and could not.
@@ -116,6 +121,7 @@ impl Snapshotter {
             storage,
             options,
             images,
+            operations: Operations::default(),
             in_use: RwLock::new(()),
             sweep_due: AtomicBool::new(false),
         };
@@ -287,6 +293,14 @@ impl Snapshotter {
         Ok(())
     }
 
+    /// What all committed lazy snapshots record.
+    ///
+    /// # Errors
+    /// [`Io`](crate::Kind::Io).
+    pub async fn evidence(&self) -> Result<Vec<Evidence>> {
+        self.blocking(|inner| inner.metadata.evidence()).await
+    }
+
     /// Where database and disk disagree; empty unless something is wrong or a removal is pending.
     ///
     /// # Errors
@@ -332,7 +346,13 @@ impl Snapshotter {
                 });
                 match remote.await? {
                     Remote::Committed => {
-                        tracing::info!(%layer, image, "layer is mounted lazily");
+                        tracing::info!(
+                            event = "layer_lazy",
+                            image,
+                            %layer,
+                            chain_id = request.chain_id,
+                            "layer is mounted lazily"
+                        );
                         let what = format!("snapshot {}", request.chain_id);
                         return Err(SnapshotError::AlreadyExists(what));
                     }
@@ -340,7 +360,13 @@ impl Snapshotter {
                 }
             }
         };
-        tracing::info!(%layer, image, why = unpacked, "layer is unpacked");
+        tracing::info!(
+            event = "layer_unpacked",
+            image,
+            %layer,
+            why = unpacked,
+            "layer is unpacked"
+        );
         Ok(())
     }
 

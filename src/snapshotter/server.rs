@@ -13,7 +13,7 @@ use std::{
 use nacre_snapshotter_proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::Server;
+use tonic::{service::Routes, transport::Server};
 
 use super::SnapshotsService;
 use crate::error::{Error, Kind, Result};
@@ -76,6 +76,13 @@ impl Socket {
         self.made.as_ref().map(|made| made.path.as_path())
     }
 
+    /// The address that it listens on.
+    #[must_use]
+    pub fn address(&self) -> Option<PathBuf> {
+        let address = self.listener.local_addr().ok()?;
+        address.as_pathname().map(Path::to_owned)
+    }
+
     /// Serves until `stop` is done, then lets requests under way finish.
     ///
     /// # Errors
@@ -85,19 +92,29 @@ impl Socket {
         service: SnapshotsService,
         stop: impl Future<Output = ()>,
     ) -> Result<()> {
+        self.serve_all(routes(service), stop).await
+    }
+
+    /// As [`serve`](Self::serve), with the services that were added to [`routes`]. HTTP/1 is answered
+    /// as well as gRPC, so that pages may be among them.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if the socket breaks.
+    pub async fn serve_all(self, services: Routes, stop: impl Future<Output = ()>) -> Result<()> {
         let what = |e| Error::io("socket", e);
         let listener = self.listener.try_clone().map_err(what)?;
         listener.set_nonblocking(true).map_err(what)?;
         let listener = tokio::net::UnixListener::from_std(listener).map_err(what)?;
         let (stopping, stopped) = oneshot::channel::<()>();
         let serving = Server::builder()
-            .add_service(SnapshotsServer::new(service))
+            .accept_http1(true)
+            .add_routes(services)
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
                 // Dropped is as good as sent.
                 let _sent = stopped.await;
             });
         tokio::pin!(serving);
-        let broken = |e| Error::new(Kind::Io, "snapshots service").with_source(e);
+        let broken = |e| Error::new(Kind::Io, "services").with_source(e);
         tokio::select! {
             ended = &mut serving => return ended.map_err(broken),
             () = stop => drop(stopping),
@@ -120,6 +137,12 @@ impl Drop for Socket {
             tracing::warn!(path = %made.path.display(), %error, "socket left behind");
         }
     }
+}
+
+/// The snapshots service, to which others can be added.
+#[must_use]
+pub fn routes(service: SnapshotsService) -> Routes {
+    Routes::new(SnapshotsServer::new(service))
 }
 
 /// Removes a socket of a process that is gone.

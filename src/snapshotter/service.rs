@@ -1,6 +1,6 @@
 //! The wire form of [`Snapshotter`]: `containerd.services.snapshots.v1`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
 use futures::stream::{self, BoxStream};
 use nacre_snapshotter_proto::{
@@ -13,7 +13,7 @@ use nacre_snapshotter_proto::{
 use tonic::{Request, Response, Status};
 
 use super::{
-    Filters, Labels, Mount, Snapshotter,
+    Filters, Labels, Method, Mount, Snapshotter,
     error::SnapshotError,
     metadata::{Info, Kind},
 };
@@ -35,6 +35,20 @@ impl SnapshotsService {
     pub fn new(snapshotter: Snapshotter) -> Self {
         Self { snapshotter }
     }
+
+    /// Runs an operation, counted.
+    async fn run<T>(
+        &self,
+        method: Method,
+        key: &str,
+        operation: impl Future<Output = Result<T, SnapshotError>>,
+    ) -> Result<T, Status> {
+        let begin = Instant::now();
+        let result = operation.await;
+        self.snapshotter
+            .operations()
+            .told(method, key, begin, result)
+    }
 }
 
 #[tonic::async_trait]
@@ -48,7 +62,7 @@ impl Snapshots for SnapshotsService {
         let prepared = self
             .snapshotter
             .prepare(&request.key, &request.parent, labels);
-        let mounts = told("prepare", &request.key, prepared.await)?;
+        let mounts = self.run(Method::Prepare, &request.key, prepared).await?;
         let mounts = mounts.into_iter().map(mount).collect();
         Ok(Response::new(api::PrepareSnapshotResponse { mounts }))
     }
@@ -60,7 +74,7 @@ impl Snapshots for SnapshotsService {
         let request = request.into_inner();
         let labels = labels(request.labels);
         let viewed = self.snapshotter.view(&request.key, &request.parent, labels);
-        let mounts = told("view", &request.key, viewed.await)?;
+        let mounts = self.run(Method::View, &request.key, viewed).await?;
         let mounts = mounts.into_iter().map(mount).collect();
         Ok(Response::new(api::ViewSnapshotResponse { mounts }))
     }
@@ -70,7 +84,8 @@ impl Snapshots for SnapshotsService {
         request: Request<api::MountsRequest>,
     ) -> Result<Response<api::MountsResponse>, Status> {
         let key = request.into_inner().key;
-        let mounts = told("mounts", &key, self.snapshotter.mounts(&key).await)?;
+        let mounts = self.snapshotter.mounts(&key);
+        let mounts = self.run(Method::Mounts, &key, mounts).await?;
         let mounts = mounts.into_iter().map(mount).collect();
         Ok(Response::new(api::MountsResponse { mounts }))
     }
@@ -83,8 +98,9 @@ impl Snapshots for SnapshotsService {
             name, key, parent, ..
         } = request.get_ref().clone();
         let labels = labels(request.into_inner().labels);
-        let committed = self.snapshotter.commit(&name, &key, &parent, labels).await;
-        told("commit", &key, committed).map(Response::new)
+        let committed = self.snapshotter.commit(&name, &key, &parent, labels);
+        let committed = self.run(Method::Commit, &key, committed).await;
+        committed.map(Response::new)
     }
 
     async fn remove(
@@ -92,7 +108,9 @@ impl Snapshots for SnapshotsService {
         request: Request<api::RemoveSnapshotRequest>,
     ) -> Result<Response<()>, Status> {
         let key = request.into_inner().key;
-        told("remove", &key, self.snapshotter.remove(&key).await).map(Response::new)
+        let removed = self.snapshotter.remove(&key);
+        let removed = self.run(Method::Remove, &key, removed).await;
+        removed.map(Response::new)
     }
 
     async fn stat(
@@ -100,7 +118,8 @@ impl Snapshots for SnapshotsService {
         request: Request<api::StatSnapshotRequest>,
     ) -> Result<Response<api::StatSnapshotResponse>, Status> {
         let key = request.into_inner().key;
-        let found = told("stat", &key, self.snapshotter.stat(&key).await)?;
+        let found = self.snapshotter.stat(&key);
+        let found = self.run(Method::Stat, &key, found).await?;
         let info = Some(info(found));
         Ok(Response::new(api::StatSnapshotResponse { info }))
     }
@@ -115,8 +134,9 @@ impl Snapshots for SnapshotsService {
             .ok_or_else(|| Status::invalid_argument("update without info"))?;
         let paths = request.update_mask.unwrap_or_default().paths;
         let labels = labels(wanted.labels);
-        let updated = self.snapshotter.update(&wanted.name, labels, paths).await;
-        let info = Some(info(told("update", &wanted.name, updated)?));
+        let updated = self.snapshotter.update(&wanted.name, labels, paths);
+        let updated = self.run(Method::Update, &wanted.name, updated).await?;
+        let info = Some(info(updated));
         Ok(Response::new(api::UpdateSnapshotResponse { info }))
     }
 
@@ -127,7 +147,8 @@ impl Snapshots for SnapshotsService {
         request: Request<api::ListSnapshotsRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
         let filters = Filters::parse(&request.into_inner().filters)?;
-        let all = told("list", "", self.snapshotter.list(filters).await)?;
+        let all = self.snapshotter.list(filters);
+        let all = self.run(Method::List, "", all).await?;
         let infos: Vec<_> = all.into_iter().map(info).collect();
         let blocks: Vec<_> = infos
             .chunks(LIST_BLOCK)
@@ -141,7 +162,8 @@ impl Snapshots for SnapshotsService {
         request: Request<api::UsageRequest>,
     ) -> Result<Response<api::UsageResponse>, Status> {
         let key = request.into_inner().key;
-        let usage = told("usage", &key, self.snapshotter.usage(&key).await)?;
+        let usage = self.snapshotter.usage(&key);
+        let usage = self.run(Method::Usage, &key, usage).await?;
         Ok(Response::new(api::UsageResponse {
             size: i64::try_from(usage.bytes).unwrap_or(i64::MAX),
             inodes: i64::try_from(usage.inodes).unwrap_or(i64::MAX),
@@ -152,19 +174,10 @@ impl Snapshots for SnapshotsService {
         &self,
         _request: Request<api::CleanupRequest>,
     ) -> Result<Response<()>, Status> {
-        told("cleanup", "", self.snapshotter.cleanup().await).map(Response::new)
+        let cleaned = self.snapshotter.cleanup();
+        let cleaned = self.run(Method::Cleanup, "", cleaned).await;
+        cleaned.map(Response::new)
     }
-}
-
-/// Logs what failed for reasons of ours; the rest is the protocol's normal course.
-fn told<T>(operation: &str, key: &str, result: Result<T, SnapshotError>) -> Result<T, Status> {
-    result.map_err(|error| {
-        match &error {
-            SnapshotError::Other(error) => tracing::warn!(operation, key, %error, "refused"),
-            other => tracing::debug!(operation, key, error = %other, "refused"),
-        }
-        error.into()
-    })
 }
 
 fn labels(labels: HashMap<String, String>) -> Labels {

@@ -76,6 +76,13 @@ impl Access {
         }
     }
 
+    /// The client of all registries, if one was needed so far.
+    #[must_use]
+    pub fn known_client(&self) -> Option<Arc<registry::Client>> {
+        let held = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        held.clone()
+    }
+
     /// The client of all registries.
     ///
     /// # Errors

@@ -23,12 +23,14 @@ mod access;
 pub mod layout;
 mod referrers;
 pub mod registry;
+mod remembered;
 mod traffic;
 mod verified;
 
 pub use self::{
     access::Access,
-    traffic::{Traffic, TrafficSnapshot},
+    remembered::Remembered,
+    traffic::{AnswerClass, Traffic, TrafficSnapshot},
     verified::stream_verified,
 };
 
@@ -57,6 +59,18 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// As [`read_at`](Self::read_at).
     fn read_elsewhere(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         self.read_at(range)
+    }
+
+    /// The bytes of `range` in pieces of any size as they arrive, so that the first can be used
+    /// before the last is there. Ends after exactly the range, or with an error.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at), here or in the stream.
+    fn read_pieces(&self, range: Range<u64>) -> BoxFuture<'_, Result<BlobStream>> {
+        Box::pin(async move {
+            let bytes = self.read_at(range).await?;
+            Ok(stream::once(async move { Ok(bytes) }).boxed())
+        })
     }
 
     /// The whole blob in one stream, which ends after exactly [`size`](Self::size) bytes or with

@@ -19,6 +19,7 @@ pub(super) struct Memory {
 struct State {
     chunks: LruCache<ChunkId, VerifiedChunk>,
     used: usize,
+    dropped: u64,
 }
 
 // === impl Memory ===
@@ -31,6 +32,7 @@ impl Memory {
             state: Mutex::new(State {
                 chunks: LruCache::unbounded(),
                 used: 0,
+                dropped: 0,
             }),
         }
     }
@@ -61,12 +63,23 @@ impl Memory {
                 break;
             };
             state.used -= self::cost(&dropped);
+            state.dropped += 1;
         }
     }
 
     /// Bytes kept, bookkeeping included.
     pub(super) fn used(&self) -> usize {
         self.lock().used
+    }
+
+    /// Bytes that may be kept.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Chunks that were dropped for others.
+    pub(super) fn dropped(&self) -> u64 {
+        self.lock().dropped
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -112,6 +125,7 @@ mod tests {
         );
         assert!(memory.get(&chunks[0].0).is_some());
         assert_eq!(memory.used(), 3 * (100 + ENTRY_COST));
+        assert_eq!(memory.dropped(), 1);
         memory.put(chunks[3].0, chunks[3].1.clone());
         assert_eq!(
             memory.used(),

@@ -2,12 +2,13 @@
 //!
 //! Content-addressed by the chunk's digest across layers and images, bounded in bytes. What comes
 //! from disk is verified again each time; what fails is forgotten and counted. Chunks of encrypted
-//! layers are sealed on disk ([`Seal`]). Writing happens on one thread behind a bounded queue: when the
-//! disk is slow or full, chunks are served and not kept.
+//! layers are sealed on disk ([`Seal`]). Writing happens on one thread behind a queue of bounded size:
+//! when the disk is slow or full, chunks are served and not kept.
 
 mod chunk;
 mod disk;
 mod memory;
+mod probe;
 mod seal;
 
 use std::{
@@ -20,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender};
 use serde::Serialize;
 
 pub use self::{
@@ -30,8 +31,10 @@ pub use self::{
 use self::{disk::Disk, memory::Memory};
 use crate::error::{Error, Result};
 
-/// Chunks waiting to be written; beyond that they are not kept.
-const QUEUE: usize = 256;
+/// Bytes waiting to be written; beyond that chunks are not kept.
+const QUEUE: u64 = 32 << 20;
+/// What a chunk in the queue takes besides its bytes.
+const QUEUED: u64 = 256;
 
 /// Where and how much a [`Store`] keeps.
 #[derive(Clone, Debug)]
@@ -54,6 +57,8 @@ pub struct Store {
 struct DiskHalf {
     disk: Arc<Disk>,
     queue: Option<Sender<Write>>,
+    /// Bytes in the queue.
+    queued: Arc<AtomicU64>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -71,6 +76,7 @@ enum Write {
 struct Counters {
     memory_hits: AtomicU64,
     disk_hits: AtomicU64,
+    misses: AtomicU64,
     corrupt: AtomicU64,
     not_kept: AtomicU64,
     failing: AtomicBool,
@@ -83,6 +89,8 @@ pub struct StoreSnapshot {
     pub memory_hits: u64,
     /// Chunks served from disk, after they were verified again.
     pub disk_hits: u64,
+    /// Chunks that readers waited for and that were nowhere here.
+    pub misses: u64,
     /// Chunks on disk that were not what they should be; forgotten.
     pub corrupt: u64,
     /// Chunks not written because the disk was slow, full or broken.
@@ -90,6 +98,21 @@ pub struct StoreSnapshot {
     /// Bytes in memory.
     pub memory_bytes: u64,
     /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Chunks dropped from memory to make room.
+    pub memory_evictions: u64,
+    /// Chunks dropped from disk to make room.
+    pub disk_evictions: u64,
+}
+
+/// Where a store is and what it may hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// Bytes in memory.
+    pub memory_bytes: u64,
+    /// Directory; none where chunks are kept in memory only.
+    pub directory: Option<PathBuf>,
+    /// Bytes in it.
     pub disk_bytes: u64,
 }
 
@@ -128,9 +151,16 @@ impl Store {
     /// forgotten and counted.
     #[must_use]
     pub fn get(&self, space: &Space, digest: &[u8; 32]) -> Option<VerifiedChunk> {
-        if let Some(chunk) = self.get_memory(space, digest) {
-            return Some(chunk);
+        let found = self
+            .get_memory(space, digest)
+            .or_else(|| self.get_disk(space, digest));
+        if found.is_none() {
+            self.counters.misses.fetch_add(1, Ordering::Relaxed);
         }
+        found
+    }
+
+    fn get_disk(&self, space: &Space, digest: &[u8; 32]) -> Option<VerifiedChunk> {
         let disk = &self.disk.as_ref()?.disk;
         let id = space.id(digest);
         let record = disk.get(&id)?;
@@ -139,7 +169,11 @@ impl Store {
             Space::Sealed(seal) => seal.open(record, &id.0),
         };
         let Some(chunk) = plain.and_then(|p| VerifiedChunk::check(Bytes::from(p), digest)) else {
-            tracing::warn!(name = %hex::encode(id.0), "stored chunk is not what it was; forgotten");
+            tracing::warn!(
+                event = "store_corrupt",
+                name = %hex::encode(id.0),
+                "stored chunk is not what it was; forgotten"
+            );
             self.counters.corrupt.fetch_add(1, Ordering::Relaxed);
             disk.forget(&id);
             return None;
@@ -160,15 +194,9 @@ impl Store {
     pub fn put(&self, space: &Space, digest: &[u8; 32], chunk: &VerifiedChunk) {
         let id = space.id(digest);
         self.memory.put(id, chunk.clone());
-        let Some(queue) = self.disk.as_ref().and_then(|d| d.queue.as_ref()) else {
-            return;
-        };
-        let write = Write::Chunk {
-            id,
-            chunk: chunk.clone(),
-            space: space.clone(),
-        };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(write) {
+        if let Some(disk) = &self.disk
+            && !disk.write(id, chunk, space)
+        {
             self.counters.not_kept.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -192,10 +220,35 @@ impl Store {
         StoreSnapshot {
             memory_hits: load(&self.counters.memory_hits),
             disk_hits: load(&self.counters.disk_hits),
+            misses: load(&self.counters.misses),
             corrupt: load(&self.counters.corrupt),
             not_kept: load(&self.counters.not_kept),
             memory_bytes: self.memory.used() as u64,
             disk_bytes: self.disk.as_ref().map_or(0, |d| d.disk.used()),
+            memory_evictions: self.memory.dropped(),
+            disk_evictions: self.disk.as_ref().map_or(0, |d| d.disk.dropped()),
+        }
+    }
+
+    /// Where it is and what it may hold.
+    #[must_use]
+    pub fn limits(&self) -> StoreLimits {
+        let disk = self.disk.as_ref().map(|d| &d.disk);
+        StoreLimits {
+            memory_bytes: self.memory.capacity() as u64,
+            directory: disk.map(|disk| disk.directory().to_owned()),
+            disk_bytes: disk.map_or(0, |disk| disk.capacity()),
+        }
+    }
+
+    /// Whether chunks can be written: writes and removes a file. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `Io` if it cannot; nothing if the store has no directory.
+    pub fn probe(&self) -> Result<()> {
+        match &self.disk {
+            Some(half) => probe::write(half.disk.directory()),
+            None => Ok(()),
         }
     }
 }
@@ -204,17 +257,37 @@ impl Store {
 
 impl DiskHalf {
     fn start(disk: Arc<Disk>, counters: &Arc<Counters>) -> Result<Self> {
-        let (queue, writes) = crossbeam_channel::bounded(QUEUE);
+        let (queue, writes) = crossbeam_channel::unbounded();
+        let queued = Arc::new(AtomicU64::new(0));
         let (writer_disk, counters) = (Arc::clone(&disk), Arc::clone(counters));
+        let written = Arc::clone(&queued);
         let writer = std::thread::Builder::new()
             .name("nacre-store".into())
-            .spawn(move || write_all(&writer_disk, &counters, &writes))
+            .spawn(move || write_all(&writer_disk, &counters, &writes, &written))
             .map_err(|e| Error::io("store writer thread", e))?;
         Ok(Self {
             disk,
             queue: Some(queue),
+            queued,
             writer: Some(writer),
         })
+    }
+
+    /// Queues a chunk; `false` if the queue is full. An empty one takes a chunk of any size.
+    fn write(&self, id: ChunkId, chunk: &VerifiedChunk, space: &Space) -> bool {
+        let size = queued_size(chunk);
+        let waiting = self.queued.fetch_add(size, Ordering::Relaxed);
+        let write = Write::Chunk {
+            id,
+            chunk: chunk.clone(),
+            space: space.clone(),
+        };
+        let fits = waiting == 0 || waiting + size <= QUEUE;
+        let sent = fits && self.queue.as_ref().is_some_and(|q| q.send(write).is_ok());
+        if !sent {
+            self.queued.fetch_sub(size, Ordering::Relaxed);
+        }
+        sent
     }
 }
 
@@ -230,22 +303,26 @@ impl Drop for DiskHalf {
     }
 }
 
-fn write_all(disk: &Disk, counters: &Counters, writes: &Receiver<Write>) {
+fn queued_size(chunk: &VerifiedChunk) -> u64 {
+    chunk.bytes().len() as u64 + QUEUED
+}
+
+fn write_all(disk: &Disk, counters: &Counters, writes: &Receiver<Write>, queued: &AtomicU64) {
     for write in writes {
         match write {
             // The one who waits may have gone away.
             Write::Flush(done) => drop(done.send(())),
             Write::Chunk { id, chunk, space } => {
-                if disk.contains(&id) {
-                    continue;
+                if !disk.contains(&id) {
+                    let result = match &space {
+                        Space::Plain => disk.put(id, chunk.bytes()),
+                        Space::Sealed(seal) => seal
+                            .seal(chunk.bytes(), &id.0)
+                            .and_then(|record| disk.put(id, &record)),
+                    };
+                    note(result, counters);
                 }
-                let result = match &space {
-                    Space::Plain => disk.put(id, chunk.bytes()),
-                    Space::Sealed(seal) => seal
-                        .seal(chunk.bytes(), &id.0)
-                        .and_then(|record| disk.put(id, &record)),
-                };
-                note(result, counters);
+                queued.fetch_sub(queued_size(&chunk), Ordering::Relaxed);
             }
         }
     }
@@ -256,12 +333,16 @@ fn note(result: Result<()>, counters: &Counters) {
     let failed = result.is_err();
     let was_failing = counters.failing.swap(failed, Ordering::Relaxed);
     match result {
-        Ok(()) if was_failing => tracing::info!("store writes again"),
+        Ok(()) if was_failing => tracing::info!(event = "store_works", "store writes again"),
         Ok(()) => {}
         Err(error) => {
             counters.not_kept.fetch_add(1, Ordering::Relaxed);
             if !was_failing {
-                tracing::warn!(%error, "store does not write; chunks are served and not kept");
+                tracing::warn!(
+                    event = "store_failing",
+                    %error,
+                    "store does not write; chunks are served and not kept"
+                );
             }
         }
     }

@@ -6,12 +6,9 @@
 
 use std::{fmt, sync::Arc};
 
-use aes_gcm::{
-    Aes256Gcm, KeyInit,
-    aead::{AeadInOut, Nonce, Tag},
-};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use hkdf::Hkdf;
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -26,7 +23,7 @@ const TAG: usize = 16;
 pub struct Seal(Arc<Keys>);
 
 struct Keys {
-    cipher: Aes256Gcm,
+    cipher: LessSafeKey,
     name: Zeroizing<[u8; 32]>,
 }
 
@@ -44,10 +41,11 @@ impl Seal {
             key
         };
         let mut seal = expand(b"nacre store seal");
-        let cipher = Aes256Gcm::new((&*seal).into());
+        let cipher =
+            UnboundKey::new(&AES_256_GCM, &seal[..]).expect("AES-256-GCM takes keys of 32 bytes");
         seal.zeroize();
         Self(Arc::new(Keys {
-            cipher,
+            cipher: LessSafeKey::new(cipher),
             name: expand(b"nacre store name"),
         }))
     }
@@ -65,31 +63,26 @@ impl Seal {
         let mut record = vec![0; NONCE];
         getrandom::fill(&mut record)
             .map_err(|e| Error::internal(format!("random numbers: {e}")))?;
-        let nonce = nonce_of(&record);
+        let failed = |_| Error::internal("sealing a chunk: too long for AES-GCM");
+        let nonce = Nonce::try_assume_unique_for_key(&record).map_err(failed)?;
         record.reserve_exact(plain.len() + TAG);
         record.extend_from_slice(plain);
         let tag = self
             .0
             .cipher
-            .encrypt_inout_detached(&nonce, name, (&mut record[NONCE..]).into())
-            .map_err(|_| Error::internal("sealing a chunk: too long for AES-GCM"))?;
-        record.extend_from_slice(&tag);
+            .seal_in_place_separate_tag(nonce, Aad::from(name), &mut record[NONCE..])
+            .map_err(failed)?;
+        record.extend_from_slice(tag.as_ref());
         Ok(record)
     }
 
     /// The plain bytes; `None` if the record was not sealed by these keys under this name.
     pub(super) fn open(&self, mut record: Vec<u8>, name: &[u8; 32]) -> Option<Vec<u8>> {
-        let end = record.len().checked_sub(TAG)?;
-        if end < NONCE {
-            return None;
-        }
-        let nonce = nonce_of(&record);
-        let tag = Tag::<Aes256Gcm>::try_from(&record[end..]).ok()?;
-        record.truncate(end);
-        self.0
-            .cipher
-            .decrypt_inout_detached(&nonce, name, (&mut record[NONCE..]).into(), &tag)
-            .ok()?;
+        let (nonce, sealed) = record.split_at_mut_checked(NONCE)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let opened = self.0.cipher.open_in_place(nonce, Aad::from(name), sealed);
+        let length = opened.ok()?.len();
+        record.truncate(NONCE + length);
         record.drain(..NONCE);
         Some(record)
     }
@@ -100,12 +93,6 @@ impl fmt::Debug for Seal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Seal")
     }
-}
-
-fn nonce_of(record: &[u8]) -> Nonce<Aes256Gcm> {
-    let mut nonce = Nonce::<Aes256Gcm>::default();
-    nonce.copy_from_slice(&record[..NONCE]);
-    nonce
 }
 
 #[cfg(test)]

@@ -88,6 +88,43 @@ fn a_flipped_bit_on_disk_is_noticed_forgotten_and_replaced() {
     }
 }
 
+/// A unit of small files puts all its chunks at once.
+#[test]
+fn small_chunks_in_a_burst_are_all_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = StoreConfig {
+        memory_bytes: 0,
+        disk: Some((directory.path().to_owned(), 64 << 20)),
+    };
+    let store = Store::open(&config).unwrap();
+    let chunks: Vec<_> = (1..=5000)
+        .map(|length| chunk(u8::try_from(length % 251).unwrap(), length))
+        .collect();
+    for (digest, content) in &chunks {
+        store.put(&Space::Plain, digest, content);
+    }
+    store.flush();
+    assert_eq!(store.snapshot().not_kept, 0);
+    assert!(
+        chunks
+            .iter()
+            .all(|(it, _)| store.contains(&Space::Plain, it))
+    );
+}
+
+#[test]
+fn what_does_not_fit_into_the_queue_is_not_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Disk::open(directory.path(), 1 << 30).unwrap();
+    let half = DiskHalf::start(Arc::new(disk), &Arc::default()).unwrap();
+    let (digest, content) = chunk(7, 5000);
+    let id = Space::Plain.id(&digest);
+    half.queued.store(QUEUE - 5000, Ordering::Relaxed);
+    assert!(!half.write(id, &content, &Space::Plain));
+    half.queued.store(QUEUE - 5000 - QUEUED, Ordering::Relaxed);
+    assert!(half.write(id, &content, &Space::Plain));
+}
+
 #[test]
 fn serves_from_memory_when_the_disk_fails() {
     let directory = tempfile::tempdir().unwrap();

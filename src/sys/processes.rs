@@ -1,14 +1,14 @@
 //! Who serves a FUSE mount and who uses it, from `/proc`. Processes come and go while one looks,
 //! and others' may not be looked at: both are left out.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::descriptors;
 use crate::error::{Error, Result};
 
 /// A process that holds `/dev/fuse`.
@@ -72,15 +72,25 @@ pub fn server(pid: u32) -> Option<Server> {
             holds = true;
             let number = entry.file_name();
             let info = format!("/proc/{pid}/fdinfo/{}", number.display());
-            let info = std::fs::read_to_string(info).unwrap_or_default();
-            let lines = info.lines();
-            let told = { lines }.find_map(|line| line.strip_prefix("fuse_connection:"));
-            connections.extend(told.and_then(|it| it.trim().parse::<u32>().ok()));
+            connections.extend(connection(&info));
         }
     }
     connections.sort_unstable();
     connections.dedup();
     holds.then_some(Server { pid, connections })
+}
+
+/// The connection of a `/dev/fuse` that this process holds, on kernels that tell.
+#[must_use]
+pub fn own_connection(descriptor: BorrowedFd<'_>) -> Option<u32> {
+    connection(&format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd()))
+}
+
+fn connection(info: &str) -> Option<u32> {
+    let info = std::fs::read_to_string(info).ok()?;
+    let mut lines = info.lines();
+    let told = lines.find_map(|line| line.strip_prefix("fuse_connection:"))?;
+    told.trim().parse().ok()
 }
 
 /// Processes that use something below `directory`, at most one line each; none if it takes too long
@@ -129,19 +139,8 @@ impl Watched {
     /// # Errors
     /// [`Kind::Io`](crate::Kind::Io) if the kernel cannot wait.
     pub fn wait(&self, timeout: Duration) -> Result<bool> {
-        wait_readable(self.0.as_fd(), timeout)
-    }
-}
-
-fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> Result<bool> {
-    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-    loop {
-        let mut polled = [PollFd::new(fd, PollFlags::POLLIN)];
-        match poll(&mut polled, timeout) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(Error::io("waiting for a process", error.into())),
-        }
+        descriptors::wait_for(&self.0, PollFlags::POLLIN, Some(timeout))
+            .map_err(|error| Error::io("waiting for a process", error))
     }
 }
 

@@ -21,6 +21,10 @@ mod tests;
 pub use limits::MAX_LINK_HOPS;
 pub use xattrs::Xattrs;
 
+/// Version of the numbers, of inodes and of the places in directories: whoever changes which ones the
+/// same layers get changes this, because the kernel remembers them across daemons.
+pub const NUMBERING: u32 = 1;
+
 /// Number of an inode of one [`Tree`]. Only that tree makes them, so it need not look twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ino(u32);

@@ -214,6 +214,25 @@ impl Serialize for Grant {
 // === impl Class ===
 
 impl Class {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [
+        Self::EncryptedSigned,
+        Self::EncryptedUnsigned,
+        Self::PlainSigned,
+        Self::PlainUnsigned,
+    ];
+
+    /// As logs and metrics write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Class::EncryptedSigned => "encrypted+signed",
+            Class::EncryptedUnsigned => "encrypted+unsigned",
+            Class::PlainSigned => "plain+signed",
+            Class::PlainUnsigned => "plain+unsigned",
+        }
+    }
+
     pub(super) fn of(encrypted: bool, signed: bool) -> Self {
         match (encrypted, signed) {
             (true, true) => Class::EncryptedSigned,
@@ -238,12 +257,7 @@ impl Class {
 
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Class::EncryptedSigned => "encrypted+signed",
-            Class::EncryptedUnsigned => "encrypted+unsigned",
-            Class::PlainSigned => "plain+signed",
-            Class::PlainUnsigned => "plain+unsigned",
-        })
+        f.write_str(self.as_str())
     }
 }
 

@@ -29,5 +29,5 @@ pub use self::{
     grant::{Class, Evidence, EvidenceKind, Grant, Rule},
     identity::{Name, SignedIdentity},
     key::{KeyKind, PublicKey},
-    policy::{Origin, Policy, Requirement, default_policy_paths},
+    policy::{Origin, Policy, PolicyReport, Requirement, default_policy_paths},
 };

@@ -19,23 +19,28 @@ pub struct DockerRegistry {
 impl DockerRegistry {
     /// Starts it without TLS; `None`, with a printed line, where it is not installed.
     pub fn start() -> Option<Self> {
-        Self::start_with(false, false)
+        Self::start_with(false, false, "")
+    }
+
+    /// Starts it for those who can log in: by what its section `auth` says, in YAML.
+    pub fn start_with_auth(auth: &str) -> Option<Self> {
+        Self::start_with(false, false, auth)
     }
 
     /// Starts it with a certificate for 127.0.0.1 by an authority of its own.
     pub fn start_tls() -> Option<Self> {
         installed("openssl")?;
-        Self::start_with(true, false)
+        Self::start_with(true, false, "")
     }
 
     /// As [`start_tls`](Self::start_tls), and clients need a certificate of its authority:
     /// [`client`](Self::client).
     pub fn start_mutual_tls() -> Option<Self> {
         installed("openssl")?;
-        Self::start_with(true, true)
+        Self::start_with(true, true, "")
     }
 
-    fn start_with(tls: bool, mutual: bool) -> Option<Self> {
+    fn start_with(tls: bool, mutual: bool, auth: &str) -> Option<Self> {
         installed("docker-registry")?;
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().display().to_string();
@@ -53,6 +58,9 @@ impl DockerRegistry {
             }
             directory.path().join("ca.pem")
         });
+        if !auth.is_empty() {
+            config += &format!("auth:\n{auth}");
+        }
         let file = directory.path().join("config.yml");
         std::fs::write(&file, config).unwrap();
         let mut child = Command::new("docker-registry")

@@ -10,11 +10,14 @@
 
 pub mod cosign;
 pub mod docker_registry;
+pub mod exposition;
 pub mod images;
 pub mod pipeline;
 pub mod program;
 pub mod registry;
 mod registry_http;
 pub mod samples;
+pub mod serve;
+pub mod token_server;
 pub mod toy;
 pub mod tree_compare;

@@ -42,6 +42,11 @@ impl Format {
 impl Pipeline {
     /// Everything that is needed, or `None` after saying what is missing.
     pub(crate) fn start() -> Option<Self> {
+        Self::on(DockerRegistry::start)
+    }
+
+    /// The same with this registry.
+    pub(crate) fn on(registry: impl FnOnce() -> Option<DockerRegistry>) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: mounting and comparing owners needs root");
             return None;
@@ -56,9 +61,8 @@ impl Pipeline {
                 return None;
             }
         }
-        let registry = DockerRegistry::start()?;
         let pipeline = Self {
-            registry,
+            registry: registry()?,
             directory: tempfile::tempdir().unwrap(),
         };
         pipeline.make_keys();
@@ -226,6 +230,9 @@ impl Pipeline {
     }
 }
 
+/// What a process without optimisation may take to seal and write what is left on a busy machine.
+const UMOUNT_SECONDS: &str = "60";
+
 /// A mounted image.
 pub(crate) struct MountedImage<'p> {
     pipeline: &'p Pipeline,
@@ -245,7 +252,12 @@ impl MountedImage<'_> {
     pub(crate) fn unmount(mut self) -> serde_json::Value {
         self.mounted = false;
         self.pipeline
-            .nacre(["umount", self.directory.path().to_str().unwrap()])
+            .nacre([
+                "umount",
+                "--timeout",
+                UMOUNT_SECONDS,
+                self.directory.path().to_str().unwrap(),
+            ])
             .ok();
         serde_json::from_slice(&fs::read(&self.stats).unwrap()).unwrap()
     }

@@ -34,6 +34,21 @@ pub(crate) fn run<S: AsRef<OsStr>>(home: &Path, arguments: impl IntoIterator<Ite
     Ran::from(command(home, arguments).output().unwrap())
 }
 
+/// Takes away what `nacre serve` left of a root: mounts, and the process that keeps them.
+pub(crate) fn release(root: &Path) {
+    let root_option = root.as_os_str();
+    let arguments = [
+        "release".as_ref(),
+        "--force".as_ref(),
+        "--root".as_ref(),
+        root_option,
+    ];
+    let ran = run(root, arguments);
+    if !std::thread::panicking() {
+        ran.ok();
+    }
+}
+
 // === impl Ran ===
 
 impl From<Output> for Ran {

@@ -16,6 +16,7 @@ use nacre::{
     image::sign::{self, SigningKey},
     index::write::{Format, WriteOptions, write_layer},
     keys::KeyConfig,
+    mount,
     oci::{
         Descriptor, Digest, Location, Platform, RawManifest, Reference, RegistryReference,
         media_type,
@@ -215,6 +216,7 @@ impl Node {
             confirm_rate: 0,
             confirm_after: Duration::ZERO,
             grace: Duration::ZERO,
+            adoption_deadline: Duration::from_secs(60),
             front_end: Arc::clone(&self.front_end) as Arc<dyn FrontEnd>,
         }
     }
@@ -294,8 +296,16 @@ impl FrontEnd for Memory {
 }
 
 impl Mount for InMemory {
+    fn front_end(&self) -> mount::FrontEnd {
+        mount::FrontEnd::Fuse
+    }
+
     fn is_alive(&self) -> bool {
         self.1.lock().unwrap().contains_key(&self.0)
+    }
+
+    fn take_away(self: Box<Self>) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -6,7 +6,6 @@
 ///
 /// The Mount type follows the structure of the mount syscall, including a type,
 /// source, target and options.
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Mount {
     /// Type defines the nature of the mount.
@@ -23,7 +22,6 @@ pub struct Mount {
     #[prost(string, repeated, tag = "4")]
     pub options: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ActiveMount {
     #[prost(message, optional, tag = "1")]
@@ -38,7 +36,6 @@ pub struct ActiveMount {
         ::prost::alloc::string::String,
     >,
 }
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ActivationInfo {
     #[prost(string, tag = "1")]
@@ -63,7 +60,6 @@ pub struct ActivationInfo {
 ///
 /// Mount types and transforms are named with open ended strings, so
 /// supporting a new one of either is not a change to this protocol.
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MountCapabilities {
     /// Types are the mount types the sender performs itself, such as "erofs" or

@@ -1,3 +1,7 @@
+#![allow(
+    clippy::single_range_in_vec_init,
+    reason = "a list of one range is meant"
+)]
 use proptest::prelude::*;
 
 use super::*;

@@ -71,6 +71,42 @@ fn test_key(name: &str) -> String {
 }
 
 #[tokio::test]
+async fn unwrapping_is_counted_and_the_last_outcome_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let layer = layer(&[(AGENT, &coco_packet())]);
+    let meter = Arc::<KeyMeter>::default();
+    let keyring = |key: &[u8]| {
+        let coco_keys = vec![CocoKeyFile {
+            kid: None,
+            path: key_file(directory.path(), "key", key),
+        }];
+        let config = KeyConfig {
+            coco_keys,
+            ..KeyConfig::default()
+        };
+        Keyring::counted_by(Arc::clone(&meter), &config).unwrap()
+    };
+    assert_eq!(meter.counts().last, None);
+    keyring(&KEK).unwrap(&layer).await.unwrap();
+    let counts = meter.counts();
+    assert_eq!(counts.opened, [("jwe", 0), ("coco", 1), ("provider", 0)]);
+    assert_eq!((counts.took.count(), counts.failed.total()), (1, 0));
+    let last = counts.last.unwrap();
+    assert_eq!(
+        (last.layer, last.outcome),
+        (layer.digest.clone(), Ok("coco"))
+    );
+
+    keyring(&[0; 32]).unwrap(&layer).await.unwrap_err();
+    let counts = meter.counts();
+    assert_eq!(counts.failed.of(Kind::Denied), 1);
+    assert_eq!(counts.took.count(), 1);
+    let (kind, why) = counts.last.unwrap().outcome.unwrap_err();
+    assert_eq!(kind, Kind::Denied);
+    assert!(why.contains("no configured key opens it"), "{why}");
+}
+
+#[tokio::test]
 async fn coco_packets_open_with_local_keys() {
     let directory = tempfile::tempdir().unwrap();
     let right = key_file(directory.path(), "right", &KEK);

@@ -14,7 +14,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::config::read_bounded;
+use super::{ProviderReport, config::read_bounded};
 use crate::{
     error::{Error, Kind, Result},
     ocicrypt::json::{SecretBytes, UniqueMap},
@@ -139,6 +139,20 @@ impl Providers {
             exists: true,
             all,
         })
+    }
+
+    /// Their names and ways.
+    pub(super) fn describe(&self) -> Vec<ProviderReport> {
+        let all = self.all.iter();
+        all.map(|(name, provider)| ProviderReport {
+            name: name.clone(),
+            way: match provider {
+                Provider::Command { path, .. } => format!("cmd {}", path.display()),
+                Provider::Grpc(target) => format!("grpc {target}"),
+                Provider::Unsupported(way) => format!("{way} (not spoken)"),
+            },
+        })
+        .collect()
     }
 
     pub(super) fn by_name(&self, name: &str) -> Option<&Provider> {

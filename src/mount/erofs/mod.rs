@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,43 +15,45 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 
 use self::attach::{Parts, Way};
-use self::device_mount::DeviceMount;
-use super::{FrontEnd, MountOptions, Mounted, SessionEnd, check_directory, kernel};
+pub use self::device_mount::{DeviceMount, adopt_devices};
+use super::{FrontEnd, MountOptions, Mounted, check_directory, detach_ours};
 use crate::engine::ReadFile;
-use crate::erofs::{Device, Layout, write};
+use crate::erofs::{Device, Devices, Layout, write};
 use crate::error::{Error, Result};
 use crate::sys::mountinfo::{self, MountEntry};
 use crate::tree::Tree;
 
 mod attach;
-mod device_mount;
+pub(super) mod device_mount;
 mod probe;
 
 /// Mounts trees as EROFS, all on devices of one FUSE file system.
 #[derive(Debug)]
 pub struct Erofs {
-    mount: DeviceMount,
+    mount: Arc<DeviceMount>,
     /// Where metadata images are written.
     images: PathBuf,
     way: Way,
 }
 
-/// A tree that [`Erofs`] has mounted. Dropping it unmounts.
+/// A tree that [`Erofs`] has mounted, or an earlier process. Dropping it unmounts, unless its devices
+/// [stay](DeviceMount::leave).
 #[derive(Debug)]
 pub struct ErofsMounted {
     directory: PathBuf,
     device: (u32, u32),
-    /// Of the file system of devices.
-    session: Arc<SessionEnd>,
-    /// After the mount.
-    _retired: Retired,
+    mount: Arc<DeviceMount>,
+    /// Of its device.
+    name: String,
+    reference: String,
+    open: bool,
 }
 
 /// Takes a device away when it is dropped.
 #[derive(Debug)]
 struct Retired {
-    devices: crate::erofs::Devices,
-    name: String,
+    devices: Devices,
+    name: Option<String>,
 }
 
 // === impl Erofs ===
@@ -69,6 +71,19 @@ impl Erofs {
         options: &MountOptions,
     ) -> Result<Erofs> {
         let mount = DeviceMount::new(directory, options)?;
+        Self::on(Arc::new(mount), images, options)
+    }
+
+    /// As [`start`](Self::start), on a file system of devices that was taken over.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn on(
+        mount: Arc<DeviceMount>,
+        images: &[PathBuf],
+        options: &MountOptions,
+    ) -> Result<Erofs> {
+        mount.serve()?;
         probe::find(mount, images, options)
     }
 
@@ -90,19 +105,21 @@ impl Erofs {
         let (mount, retired) = self.prepare(tree, reader, name, options)?;
         let device = device_of(&mount)?;
         attach::attach(&mount, &directory)?;
+        retired.keep();
         Ok(ErofsMounted {
             directory,
             device,
-            session: self.mount.session(),
-            _retired: retired,
+            mount: Arc::clone(&self.mount),
+            name: name.to_owned(),
+            reference: options.reference.clone(),
+            open: true,
         })
     }
 
-    /// Whether the file system of devices is still there: somebody may have unmounted it, or ended its
-    /// connection.
+    /// The file system of devices.
     #[must_use]
-    pub fn is_serving(&self) -> bool {
-        self.mount.is_serving()
+    pub fn devices(&self) -> &Arc<DeviceMount> {
+        &self.mount
     }
 
     /// Mounts nowhere yet.
@@ -125,7 +142,7 @@ impl Erofs {
         self.mount.devices.add(device)?;
         let retired = Retired {
             devices: self.mount.devices.clone(),
-            name: name.to_owned(),
+            name: Some(name.to_owned()),
         };
         let mut attributes = MountAttrFlags::empty();
         if !options.suid {
@@ -137,7 +154,7 @@ impl Erofs {
         let suffix = format!("{CONNECTION}{}", self.mount.connection());
         let parts = Parts {
             image: &image,
-            devices: self.mount.root(),
+            devices: self.mount.root()?.as_fd(),
             device: name,
             source: &attach::source(&options.reference, &suffix),
             attributes,
@@ -159,19 +176,58 @@ impl ErofsMounted {
     /// Whether it is still there, and served.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.is_mounted() && self.session.result().is_none()
+        let there = |mount: MountEntry| mount.device == self.device;
+        self.mount.is_serving()
+            && mountinfo::at(&self.directory).is_ok_and(|mount| mount.is_some_and(there))
     }
 
-    fn is_mounted(&self) -> bool {
-        let found = mountinfo::at(&self.directory);
-        found.is_ok_and(|mount| mount.is_some_and(|mount| mount.device == self.device))
+    /// Whether it shows a tree; only one that was adopted may not.
+    #[must_use]
+    pub fn shows(&self) -> bool {
+        self.mount.devices.has(&self.name)
+    }
+
+    /// Shows a tree, which must be the one that was shown before, and answers what waits.
+    ///
+    /// # Errors
+    /// `Unsupported` if EROFS cannot hold the tree: then it is another.
+    pub fn show(&self, tree: Arc<Tree>, reader: Arc<dyn ReadFile>) -> Result<()> {
+        if self.shows() {
+            // A second tree could only be the same.
+            return Ok(());
+        }
+        let layout = Layout::new(&tree, |file| reader.zeros(file))?;
+        let (name, reference) = (self.name.clone(), self.reference.clone());
+        let device = Device::new(name, reference, tree, layout, reader);
+        self.mount.devices.add(device)
+    }
+
+    /// Answers everything with EIO until there is a tree to show; `why` is what the log says.
+    pub fn fail(&self, why: Error) {
+        self.mount.devices.fail(&self.name, why);
+    }
+
+    /// Unmounts, without waiting for its users.
+    ///
+    /// # Errors
+    /// [`Kind::Io`](crate::Kind::Io) or [`Kind::Denied`](crate::Kind::Denied) if the kernel refuses.
+    pub fn take_away(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.open = false;
+        let detached = detach_ours(&self.directory, self.device, true);
+        self.mount.devices.retire(&self.name);
+        detached
     }
 }
 
 impl Drop for ErofsMounted {
     fn drop(&mut self) {
-        if self.is_mounted()
-            && let Err(error) = kernel::detach(&self.directory, true)
+        if self.open
+            && !self.mount.stays()
+            && let Err(error) = self.end()
         {
             tracing::warn!(%error, "mount stays behind");
         }
@@ -180,9 +236,18 @@ impl Drop for ErofsMounted {
 
 // === impl Retired ===
 
+impl Retired {
+    /// Leaves the device where it is.
+    fn keep(mut self) {
+        self.name = None;
+    }
+}
+
 impl Drop for Retired {
     fn drop(&mut self) {
-        self.devices.retire(&self.name);
+        if let Some(name) = &self.name {
+            self.devices.retire(name);
+        }
     }
 }
 
@@ -211,7 +276,17 @@ pub(super) fn mount_alone(
         front_end: FrontEnd::Erofs,
         session,
         open: true,
+        stays: false,
+        descriptor: None,
     })
+}
+
+/// The FUSE connection of the devices behind the EROFS mount of ours at `directory`, if there is one.
+///
+/// # Errors
+/// [`Kind::Io`](crate::Kind::Io) if there is no table of mounts.
+pub fn connection_at(directory: &Path) -> Result<Option<u32>> {
+    Ok(mountinfo::at(directory)?.and_then(|mount| connection(&mount)))
 }
 
 /// The FUSE connection behind an EROFS mount of ours; `None` if it is another's.

@@ -27,7 +27,7 @@ struct Pattern;
 /// # Errors
 /// Why none does.
 pub(super) fn find(
-    mount: DeviceMount,
+    mount: Arc<DeviceMount>,
     images: &[PathBuf],
     options: &MountOptions,
 ) -> Result<Erofs> {

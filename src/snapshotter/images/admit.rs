@@ -18,6 +18,7 @@ use crate::{
     keys::{KeyConfig, Keyring},
     oci::{Digest, Location, Reference, RegistryReference, media_type},
     open::{self, Opener},
+    source::Remembered,
     trust::{self, Class, Grant, Policy},
 };
 
@@ -39,7 +40,12 @@ pub(super) async fn open_image(shared: &Shared, wanted: &Wanted) -> Result<Image
         Err(error) if wanted.mode == Mode::Again => error,
         result => return result,
     };
-    tracing::info!(image = wanted.reference, error = %first, "what is kept does not serve");
+    tracing::info!(
+        event = "kept_not_enough",
+        image = wanted.reference,
+        error = %first,
+        "what is kept does not serve; asking the registry"
+    );
     match attempt(shared, wanted, Mode::Fresh).await {
         Err(error) if error.kind() == Kind::Unavailable => Err(first),
         result => result,
@@ -49,6 +55,7 @@ pub(super) async fn open_image(shared: &Shared, wanted: &Wanted) -> Result<Image
 async fn attempt(shared: &Shared, wanted: &Wanted, mode: Mode) -> Result<Image> {
     let reference = Reference::Registry(wanted.reference.parse::<RegistryReference>()?);
     let (repository, named) = shared.config.repositories.open(&reference).await?;
+    let repository = Arc::new(Remembered::new(repository));
     let kept = Kept::new(repository, Arc::clone(&shared.keep), mode);
     let _opening = kept.opening();
     with(shared, wanted, mode, &reference, &named, &kept).await
@@ -77,7 +84,9 @@ async fn with(
     let opened = opener.lowest_layers(&grant, &**kept, lazy).await;
     let opened = opened.map_err(name)?;
     let indexes = try_join_all(opened.iter().map(|it| open_index(kept, it, grant.class())));
-    let indexes: Vec<LayerIndex> = indexes.await.map_err(name)?;
+    let profile = opener.profile(&grant, &opened, &**kept);
+    let (indexes, profile) = tokio::join!(indexes, profile);
+    let indexes: Vec<LayerIndex> = indexes.map_err(name)?;
     for ((layer, open), index) in layers.iter_mut().zip(opened).zip(indexes) {
         layer.open = Some(OpenLayer {
             layer: open,
@@ -91,20 +100,12 @@ async fn with(
         admitted_by: grant.resolved_digest().clone(),
         files: kept.used(),
     });
-    tracing::info!(
-        image = wanted.reference,
-        manifest = %grant.manifest_digest(),
-        class = %grant.class(),
-        rule = grant.rule().scope,
-        lazy,
-        layers = layers.len(),
-        "admitted"
-    );
     Ok(Image {
         reference: wanted.reference.clone(),
         grant,
         layers,
         lazy,
+        profile,
         repository: Arc::clone(kept),
     })
 }
@@ -179,7 +180,12 @@ pub(super) async fn open_index(
             if !had {
                 return Err(error);
             }
-            tracing::warn!(layer = %blob, %error, "kept index is not what it was; fetching it again");
+            tracing::warn!(
+                event = "kept_index_corrupt",
+                layer = %blob,
+                %error,
+                "kept index is not what it was; fetching it again"
+            );
             open::open_index(layer, class).await
         }
         result => result,
@@ -193,7 +199,7 @@ pub(super) fn opener(shared: &Shared, policy: Policy, grant: &Grant) -> Result<O
             media_type::layer_kind(&layer.media_type).is_some_and(|kind| kind.encrypted)
         });
     let keyring = if encrypted {
-        Keyring::new(&shared.config.keys)?
+        Keyring::counted_by(Arc::clone(&shared.measured.keys), &shared.config.keys)?
     } else {
         Keyring::new(&KeyConfig::default())?
     };

@@ -4,15 +4,18 @@ use std::{fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 
-use super::mounts::FrontEnd;
+use super::front_end::FrontEnd;
 use crate::{
     engine::EngineConfig,
     error::Result,
     keys::KeyConfig,
     oci::{Location, Platform, Reference},
-    source::{Access, Repository},
+    source::{
+        Access, Repository,
+        registry::{HostCounts, RegistryState},
+    },
     store::Store,
-    trust::Policy,
+    trust::{Policy, PolicyReport},
 };
 
 /// Where images are, how they are admitted, opened, confirmed and mounted.
@@ -45,6 +48,8 @@ pub struct ImagesConfig {
     pub confirm_after: Duration,
     /// How long images and mounts that no snapshot names are spared: a pull may be under way.
     pub grace: Duration,
+    /// How long requests to a mount of an earlier daemon wait for its image to be opened again.
+    pub adoption_deadline: Duration,
     /// Mounts trees.
     pub front_end: Arc<dyn FrontEnd>,
 }
@@ -68,6 +73,16 @@ pub trait Repositories: Send + Sync + Debug {
         &'a self,
         reference: &'a Reference,
     ) -> BoxFuture<'a, Result<(Arc<dyn Repository>, Location)>>;
+
+    /// What passed between this node and each host so far.
+    fn hosts(&self) -> Vec<HostCounts> {
+        Vec::new()
+    }
+
+    /// The registries that were reached for so far.
+    fn registries(&self) -> Vec<RegistryState> {
+        Vec::new()
+    }
 }
 
 impl Repositories for Access {
@@ -76,6 +91,16 @@ impl Repositories for Access {
         reference: &'a Reference,
     ) -> BoxFuture<'a, Result<(Arc<dyn Repository>, Location)>> {
         Box::pin(Access::open(self, reference))
+    }
+
+    fn hosts(&self) -> Vec<HostCounts> {
+        let client = self.known_client();
+        client.map_or_else(Vec::new, |it| it.counts())
+    }
+
+    fn registries(&self) -> Vec<RegistryState> {
+        let client = self.known_client();
+        client.map_or_else(Vec::new, |it| it.states())
     }
 }
 
@@ -99,6 +124,15 @@ impl PolicySource {
         match self {
             PolicySource::File(file) => Policy::load(file),
             PolicySource::Fixed(policy) => Ok(policy.clone()),
+        }
+    }
+
+    /// What it says now, or why it says nothing.
+    #[must_use]
+    pub fn report(&self) -> PolicyReport {
+        match self {
+            PolicySource::File(file) => PolicyReport::of_file(file),
+            PolicySource::Fixed(policy) => PolicyReport::of(policy),
         }
     }
 }

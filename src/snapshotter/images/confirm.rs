@@ -70,6 +70,11 @@ impl Queue {
         }
     }
 
+    /// How many wait, and are being confirmed.
+    pub(super) fn left(&self) -> usize {
+        *self.left.borrow()
+    }
+
     /// Waits until nothing is left to confirm.
     pub(super) async fn settled(&self) {
         // The sender is in self.
@@ -94,7 +99,14 @@ pub(super) async fn work(shared: Weak<Shared>, mut jobs: mpsc::UnboundedReceiver
         let layer = &image.layers[number];
         if let Err(error) = confirm(&shared, &image, number).await {
             let layer = &layer.descriptor.digest;
-            tracing::warn!(image = image.reference, %layer, %error, "not confirmed; tried again at its next use");
+            tracing::warn!(
+                event = "layer_not_confirmed",
+                image = image.reference,
+                %layer,
+                kind = error.kind().as_str(),
+                %error,
+                "not confirmed; tried again at its next use"
+            );
             shared.counters.unconfirmed.fetch_add(1, Ordering::Relaxed);
         }
         shared.queue.done(&layer.subject());
@@ -106,6 +118,7 @@ pub(super) async fn work(shared: Weak<Shared>, mut jobs: mpsc::UnboundedReceiver
 /// # Errors
 /// What keeps it from being read; then it is neither confirmed nor poisoned.
 pub(super) async fn confirm(shared: &Shared, image: &Image, number: usize) -> Result<()> {
+    let begin = Instant::now();
     let layer = &image.layers[number];
     let subject = layer.subject();
     if shared.findings.of(&subject).is_some() {
@@ -120,7 +133,14 @@ pub(super) async fn confirm(shared: &Shared, image: &Image, number: usize) -> Re
     let diff_id = layer.diff_id.clone();
     match check(whole.source, whole.kind.compression, diff_id, index, rate).await? {
         Checked::Same => {
-            tracing::info!(layer = %layer.descriptor.digest, "confirmed");
+            tracing::info!(
+                event = "layer_confirmed",
+                image = image.reference,
+                layer = %layer.descriptor.digest,
+                bytes = layer.descriptor.size,
+                seconds = begin.elapsed().as_secs_f64(),
+                "confirmed"
+            );
             shared.counters.confirmed.fetch_add(1, Ordering::Relaxed);
             shared.findings.add(&subject, Finding::Confirmed)
         }
@@ -132,7 +152,7 @@ pub(super) async fn confirm(shared: &Shared, image: &Image, number: usize) -> Re
             let mounts = shared.mounts.poison(&subject, &why);
             shared.counters.poisoned.fetch_add(1, Ordering::Relaxed);
             tracing::error!(
-                event = "poisoned",
+                event = "layer_poisoned",
                 image = image.reference,
                 manifest = %image.grant.manifest_digest(),
                 layer = %layer.descriptor.digest,

@@ -1,6 +1,9 @@
 //! One admitted image: its configuration's chain ids, and which of its layers are lazy.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use sha2::{Digest as _, Sha256};
 
@@ -9,6 +12,7 @@ use super::{
     kept::Kept,
 };
 use crate::{
+    engine::Profile,
     error::{Error, Result},
     index::{Binding, LayerIndex},
     oci::{Descriptor, Digest, ImageConfig, media_type},
@@ -28,6 +32,8 @@ pub(super) struct Image {
     pub(super) layers: Vec<ImageLayer>,
     /// The lowest so many are lazy.
     pub(super) lazy: usize,
+    /// What its start reads, if somebody recorded it.
+    pub(super) profile: Option<Profile>,
     pub(super) repository: Arc<Kept>,
 }
 
@@ -123,6 +129,27 @@ impl Image {
             )
         });
         Ok(Verdict::Unpack { why })
+    }
+
+    /// Bytes of the blobs of its lowest `count` layers.
+    pub(super) fn bytes(&self, count: usize) -> u64 {
+        let layers = self.layers.iter().take(count);
+        layers.map(|layer| layer.descriptor.size).sum()
+    }
+
+    pub(super) fn log_admitted(&self, took: Duration) {
+        tracing::info!(
+            event = "image_admitted",
+            image = self.reference,
+            manifest = %self.grant.manifest_digest(),
+            class = %self.grant.class(),
+            rule = self.grant.rule().scope,
+            lazy = self.lazy,
+            layers = self.layers.len(),
+            bytes = self.bytes(self.layers.len()),
+            seconds = took.as_secs_f64(),
+            "admitted"
+        );
     }
 
     /// The layer that a snapshot's evidence names, if this image is the one it was made of.

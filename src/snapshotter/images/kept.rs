@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{StreamExt, future::BoxFuture, stream};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 
 use super::keep::{self, Keep};
 use crate::{
@@ -252,18 +252,24 @@ impl KeptBlob {
     }
 
     async fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        let opening = self.session.is_opening();
-        if opening && let Some(bytes) = self.kept(&range) {
+        if self.session.is_opening()
+            && let Some(bytes) = self.kept(&range)
+        {
             return Ok(bytes);
         }
         let bytes = self.inner.read_at(range.clone()).await?;
+        self.fetched(&range, &bytes);
+        Ok(bytes)
+    }
+
+    /// Counts bytes that were fetched, and keeps them while the image is opened.
+    fn fetched(&self, range: &Range<u64>, bytes: &Bytes) {
         self.fetched
             .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if opening && bytes.len() as u64 <= MAX_RANGE {
-            let name = keep::range_name(self.inner.digest(), &range);
-            self.session.write(&name, &bytes);
+        if self.session.is_opening() && bytes.len() as u64 <= MAX_RANGE {
+            let name = keep::range_name(self.inner.digest(), range);
+            self.session.write(&name, bytes);
         }
-        Ok(bytes)
     }
 
     async fn whole(&self) -> Result<BlobStream> {
@@ -303,6 +309,30 @@ impl BlobSource for KeptBlob {
 
     fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         Box::pin(self.read(range))
+    }
+
+    /// What is kept is what turned out wrong, so it is not looked at.
+    fn read_elsewhere(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        Box::pin(async move {
+            let bytes = self.inner.read_elsewhere(range.clone()).await?;
+            self.fetched(&range, &bytes);
+            Ok(bytes)
+        })
+    }
+
+    fn read_pieces(&self, range: Range<u64>) -> BoxFuture<'_, Result<BlobStream>> {
+        Box::pin(async move {
+            if self.session.is_opening() {
+                let bytes = self.read(range).await?;
+                return Ok(once(bytes));
+            }
+            let fetched = Arc::clone(&self.fetched);
+            let pieces = self.inner.read_pieces(range).await?;
+            let counted = pieces.inspect_ok(move |piece| {
+                fetched.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            });
+            Ok(counted.boxed())
+        })
     }
 
     fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {

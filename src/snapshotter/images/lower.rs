@@ -1,25 +1,29 @@
 //! From a snapshot's evidence to the directory that containers have below theirs.
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{Arc, PoisonError},
 };
 
 use futures::future::try_join_all;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     Shared,
     admit::Wanted,
     config::Confirm,
     confirm,
+    findings::Subject,
+    front_end::Mount,
     image::Image,
     kept::Mode,
-    mounts::{Mount, Slot, blocking},
+    mounts::{Slot, blocking},
+    report::About,
     switch::{Switch, Switched},
 };
 use crate::{
-    engine::{Engine, LayerData},
+    engine::{Engine, LayerData, Meter, ReadFile},
     error::{Error, Result},
     index::{ChunkTable, LayerIndex},
     oci::Digest,
@@ -27,8 +31,45 @@ use crate::{
     tree::Tree,
 };
 
+/// A tree that is ready to be mounted.
+struct Built {
+    tree: Arc<Tree>,
+    reader: Arc<dyn ReadFile>,
+    subjects: HashSet<Subject>,
+    switch: Switch,
+    meter: Meter,
+}
+
 impl Shared {
     pub(super) async fn lower(self: &Arc<Self>, evidence: &Evidence) -> Result<PathBuf> {
+        let (image, number) = self.open(evidence).await?;
+        let slot = self.mounts.slot(&evidence.manifest, evidence.layer_number);
+        let mut mount = slot.mount.lock().await;
+        if let Some(why) = slot.poisoned() {
+            return Err(Error::denied(format!(
+                "{}: poisoned: {why}",
+                image.reference
+            )));
+        }
+        match mount.as_ref().filter(|mount| mount.is_alive()) {
+            Some(mount) if mount.shows() => {}
+            // Adopted, and its image could not be opened until now.
+            Some(mount) => self.show(&image, number, &slot, &**mount).await?,
+            None => {
+                let dead = mount.take();
+                *mount = Some(self.mount(&image, number, &slot, dead).await?);
+            }
+        }
+        drop(mount);
+        self.after(&image, number)?;
+        Ok(slot.directory.clone())
+    }
+
+    /// The image that a snapshot was made of, and the layer's number in it.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or may not be shown.
+    pub(super) async fn open(self: &Arc<Self>, evidence: &Evidence) -> Result<(Arc<Image>, usize)> {
         let wanted = Wanted {
             reference: evidence.reference.clone(),
             digest: Some(evidence.manifest.clone()),
@@ -38,19 +79,14 @@ impl Shared {
         let image = self.image(&wanted).await?;
         let number = image.named_by(evidence)?;
         image.check_findings(&self.findings, number)?;
-        let slot = self.mounts.slot(&evidence.manifest, evidence.layer_number);
-        let mut mount = slot.mount.lock().await;
-        if let Some(why) = slot.poisoned() {
-            return Err(Error::denied(format!(
-                "{}: poisoned: {why}",
-                image.reference
-            )));
-        }
-        if !mount.as_ref().is_some_and(|mount| mount.is_alive()) {
-            *mount = Some(self.mount(&image, number, &slot).await?);
-        }
-        drop(mount);
-        // What was found while it was being mounted.
+        Ok((image, number))
+    }
+
+    /// What is due once a tree is shown: a look at what was found meanwhile, confirmation.
+    ///
+    /// # Errors
+    /// If its reads fail from now on because of what was found.
+    pub(super) fn after(self: &Arc<Self>, image: &Arc<Image>, number: usize) -> Result<()> {
         if let Err(error) = image.check_findings(&self.findings, number) {
             let subjects = image.layers[..=number].iter().map(|it| it.subject());
             subjects
@@ -59,12 +95,70 @@ impl Shared {
             return Err(error);
         }
         if self.config.confirm != Confirm::Never {
-            self.queue.add(self, &image, number + 1);
+            self.queue.add(self, image, number + 1);
         }
-        Ok(slot.directory.clone())
+        Ok(())
     }
 
-    async fn mount(&self, image: &Image, number: usize, slot: &Slot) -> Result<Box<dyn Mount>> {
+    /// Mounts; `dead` is what was mounted there and is not served any more.
+    async fn mount(
+        &self,
+        image: &Image,
+        number: usize,
+        slot: &Slot,
+        dead: Option<Box<dyn Mount>>,
+    ) -> Result<Box<dyn Mount>> {
+        let begin = Instant::now();
+        let built = self.build(image, number, true).await?;
+        let (reference, directory) = (image.reference.clone(), slot.directory.clone());
+        let front_end = Arc::clone(&self.config.front_end);
+        let (tree, reader) = (Arc::clone(&built.tree), Arc::clone(&built.reader));
+        let mounted = blocking(move || {
+            if let Some(Err(error)) = dead.map(Mount::take_away) {
+                tracing::debug!(directory = %directory.display(), %error, "dead mount");
+            }
+            // It may be there, and may be a dead mount, of which nothing more can be known.
+            if let Err(error) = std::fs::create_dir(&directory)
+                && error.kind() != std::io::ErrorKind::AlreadyExists
+            {
+                let what = format!("directory {}", directory.display());
+                return Err(Error::io(what, error));
+            }
+            front_end.mount(tree, reader, &directory, &reference)
+        })
+        .await?;
+        slot.shows(built.subjects, built.switch);
+        self.measured.mounted.record(begin.elapsed());
+        let about = About::new(image, number, built.meter, mounted.front_end());
+        about.log_mounted(&slot.directory, begin.elapsed());
+        slot.about(about);
+        Ok(mounted)
+    }
+
+    /// Has an adopted mount show its tree.
+    ///
+    /// # Errors
+    /// If it cannot be built.
+    pub(super) async fn show(
+        &self,
+        image: &Image,
+        number: usize,
+        slot: &Slot,
+        mount: &dyn Mount,
+    ) -> Result<()> {
+        // What its containers read at their start, they have read.
+        let built = self.build(image, number, false).await?;
+        // First the switch: what is found from here on concerns it.
+        slot.shows(built.subjects, built.switch);
+        mount.show(built.tree, built.reader)?;
+        slot.about(About::new(image, number, built.meter, mount.front_end()));
+        self.measured.adopted();
+        Ok(())
+    }
+
+    /// Merges the lowest layers and starts an engine for them; `first` fetches ahead what a container
+    /// reads at its start.
+    async fn build(&self, image: &Image, number: usize, first: bool) -> Result<Built> {
         let indexes = (0..=number).map(|it| async move {
             let opened = image.layers[it].open.as_ref();
             let held = opened.and_then(|it| {
@@ -99,31 +193,34 @@ impl Shared {
         }
         let store = Arc::clone(&self.config.store);
         let engine = Engine::start(data, store, Handle::current(), self.config.engine)?;
-        for (layer, bytes) in (0..).zip(prefetches).filter(|&(_, bytes)| bytes > 0) {
+        let meter = engine.meter();
+        self.measured.engine(engine.meter());
+        let ahead = (0..)
+            .zip(prefetches)
+            .filter(|&(_, bytes)| first && bytes > 0);
+        for (layer, bytes) in ahead {
             engine.prefetch(layer, bytes);
+        }
+        if let (true, Some(profile), Some(follow)) =
+            (first, &image.profile, self.config.engine.follow)
+        {
+            engine.follow(profile, follow);
         }
         let switch = Switch::default();
         let reader = Arc::new(Switched {
             engine,
             switch: switch.clone(),
         });
-        let (reference, directory) = (image.reference.clone(), slot.directory.clone());
-        let front_end = Arc::clone(&self.config.front_end);
-        let mounted = blocking(move || {
-            let tree = Tree::merge(entries).map_err(|e| e.context(reference.clone()))?;
-            // It may be there, and may be a dead mount, of which nothing more can be known.
-            if let Err(error) = std::fs::create_dir(&directory)
-                && error.kind() != std::io::ErrorKind::AlreadyExists
-            {
-                let what = format!("directory {}", directory.display());
-                return Err(Error::io(what, error));
-            }
-            front_end.mount(Arc::new(tree), reader, &directory, &reference)
-        })
-        .await?;
+        let reference = image.reference.clone();
+        let tree = blocking(move || Tree::merge(entries).map_err(|e| e.context(reference)));
         let subjects = image.layers[..=number].iter().map(|it| it.subject());
-        slot.shows(subjects.collect(), switch);
-        Ok(mounted)
+        Ok(Built {
+            tree: Arc::new(tree.await?),
+            reader,
+            subjects: subjects.collect(),
+            switch,
+            meter,
+        })
     }
 
     /// The table that other images use for the same layer and index, or this one.

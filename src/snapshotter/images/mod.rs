@@ -24,7 +24,7 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use self::{
     admit::Wanted, confirm::Queue, findings::Findings, image::Image, keep::Keep, kept::Mode,
-    mounts::Mounts,
+    measured::Measured, mounts::Mounts,
 };
 use super::lazy::{Evidence, LayerRequest, LazyImages, Verdict};
 use crate::{
@@ -34,22 +34,26 @@ use crate::{
 };
 
 mod admit;
+mod adopt;
 mod check;
 mod config;
 mod confirm;
 mod findings;
-mod front_ends;
+mod front_end;
 mod image;
 mod keep;
 mod kept;
 mod lower;
+mod measured;
 mod mounts;
+mod report;
 mod switch;
 
 pub use self::{
     config::{Confirm, ImagesConfig, PolicySource, Repositories},
-    front_ends::{Auto, Erofs, Fuse},
-    mounts::{FrontEnd, Mount},
+    front_end::{FrontEnd, FrontEnds, Mount, devices_of},
+    measured::ImagesCounts,
+    report::{AdoptionReport, ConfirmReport, ImageReport, MountReport},
 };
 
 /// All images of this node. See the module.
@@ -84,6 +88,7 @@ struct Shared {
     mounts: Mounts,
     queue: Queue,
     counters: Counters,
+    measured: Measured,
     /// By reference, and by digest where one was asked for.
     images: Mutex<HashMap<(String, Option<Digest>), Known>>,
     flights: Mutex<HashMap<Wanted, Flight>>,
@@ -128,6 +133,7 @@ impl Images {
             config,
             queue,
             counters: Counters::default(),
+            measured: Measured::default(),
             images: Mutex::default(),
             flights: Mutex::default(),
             tables: Mutex::default(),
@@ -139,13 +145,17 @@ impl Images {
         })
     }
 
-    /// After a restart: what committed snapshots there are. Nothing is opened before its first use;
-    /// mounts and kept files that none of them names are removed.
+    /// After a restart: what committed snapshots there are. Their mounts that an earlier daemon left
+    /// are adopted, and served as soon as their images are open again; gives how many. Other images
+    /// are not opened before their first use; mounts and kept files that no snapshot names are
+    /// removed.
     ///
     /// # Errors
     /// What the system says.
-    pub async fn adopt(&self, evidence: &[Evidence]) -> Result<()> {
-        self.retain(evidence).await
+    pub async fn adopt(&self, evidence: &[Evidence]) -> Result<usize> {
+        let adopted = self.shared.adopt(evidence).await;
+        self.retain(evidence).await?;
+        Ok(adopted)
     }
 
     /// Waits until every layer in use has been confirmed, as far as it can be.
@@ -251,6 +261,12 @@ impl Shared {
                 }
             } else {
                 // A grant of another policy is none.
+                tracing::info!(
+                    event = "policy_changed",
+                    image = wanted.reference,
+                    manifest = %image.grant.manifest_digest(),
+                    "the policy says something else now; asking it again"
+                );
                 self.images().remove(&key);
             }
             // Its documents are kept; what is missing is fetched.
@@ -274,8 +290,9 @@ impl Shared {
         let (shared, key) = (Arc::clone(self), wanted.clone());
         // On its own, so that it ends well even if all who want it give up.
         let opening = tokio::spawn(async move {
+            let begin = Instant::now();
             let opened = admit::open_image(&shared, &wanted).await.map(Arc::new);
-            shared.opened(&wanted, &opened);
+            shared.opened(&wanted, begin, &opened);
             opened
         });
         let flight = opening
@@ -292,10 +309,13 @@ impl Shared {
     }
 
     /// Remembers a success, counts, and ends the flight: a refusal is not remembered.
-    fn opened(&self, wanted: &Wanted, opened: &Result<Arc<Image>>) {
+    fn opened(&self, wanted: &Wanted, begin: Instant, opened: &Result<Arc<Image>>) {
         match opened {
             Ok(image) => {
                 self.counters.admitted.fetch_add(1, Ordering::Relaxed);
+                self.measured.admitted(image.grant.class());
+                self.measured.opened.record(begin.elapsed());
+                image.log_admitted(begin.elapsed());
                 let known = Known {
                     image: Arc::clone(image),
                     asked: Instant::now(),
@@ -310,7 +330,16 @@ impl Shared {
                 if error.kind() == Kind::Denied {
                     self.counters.refused.fetch_add(1, Ordering::Relaxed);
                 }
-                tracing::warn!(image = wanted.reference, %error, "refused");
+                self.measured.not_opened(error);
+                tracing::warn!(
+                    event = "image_refused",
+                    image = wanted.reference,
+                    manifest = wanted.digest.as_ref().map(tracing::field::display),
+                    kind = error.kind().as_str(),
+                    seconds = begin.elapsed().as_secs_f64(),
+                    %error,
+                    "refused"
+                );
             }
         }
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,49 +2,23 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt::Debug,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::time::Instant;
 
-use super::{findings::Subject, switch::Switch};
+use super::{
+    findings::Subject,
+    front_end::{FrontEnd, Mount},
+    report::About,
+    switch::Switch,
+};
 use crate::{
-    engine::ReadFile,
     error::{Error, Result},
     oci::Digest,
-    tree::Tree,
 };
-
-/// Mounts trees. Its functions may block.
-pub trait FrontEnd: Send + Sync + Debug {
-    /// Shows `tree` at `directory`, which is there; `reader` has its bytes, `reference` is what
-    /// tables of mounts call it. A mount that an earlier process left there is replaced.
-    ///
-    /// # Errors
-    /// As [`mount::mount`].
-    fn mount(
-        &self,
-        tree: Arc<Tree>,
-        reader: Arc<dyn ReadFile>,
-        directory: &Path,
-        reference: &str,
-    ) -> Result<Box<dyn Mount>>;
-
-    /// Takes away what an earlier process left at `directory`, if anything.
-    ///
-    /// # Errors
-    /// What the system says.
-    fn clear(&self, directory: &Path) -> Result<()>;
-}
-
-/// A tree that is mounted until it is dropped.
-pub trait Mount: Send + Sync + Debug {
-    /// Whether it is still there.
-    fn is_alive(&self) -> bool;
-}
 
 /// All lower directories.
 #[derive(Debug)]
@@ -60,8 +34,8 @@ pub(super) type Key = (Digest, u16);
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) directory: PathBuf,
-    /// Locked while mounting, so that all who ask share one mount.
-    pub(super) mount: tokio::sync::Mutex<Option<Box<dyn Mount>>>,
+    /// Locked while mounting or adopting, so that all who ask share one mount.
+    pub(super) mount: Arc<tokio::sync::Mutex<Option<Box<dyn Mount>>>>,
     state: Mutex<State>,
 }
 
@@ -70,6 +44,19 @@ struct State {
     asked: Instant,
     /// What the mount shows, and its switch.
     shows: Option<(HashSet<Subject>, Switch)>,
+    about: Option<Arc<About>>,
+    /// Set from its adoption until it shows something.
+    adopting: Option<Adopting>,
+}
+
+/// What is told of a mount whose image is not open yet.
+#[derive(Clone, Debug)]
+pub(super) struct Adopting {
+    /// The image, as the user named it.
+    pub(super) reference: String,
+    pub(super) since: SystemTime,
+    /// Why requests fail, if they do not wait.
+    pub(super) error: Option<String>,
 }
 
 // === impl Mounts ===
@@ -86,16 +73,23 @@ impl Mounts {
             .map_err(|e| Error::io("directory of mounts", e))
     }
 
+    /// Where a lower directory is, if it is mounted.
+    pub(super) fn directory(&self, manifest: &Digest, layer: u16) -> PathBuf {
+        self.root.join(name(manifest, layer))
+    }
+
     /// The place of a lower directory.
     pub(super) fn slot(&self, manifest: &Digest, layer: u16) -> Arc<Slot> {
         let mut all = self.lock();
         let slot = all.entry((manifest.clone(), layer)).or_insert_with(|| {
             Arc::new(Slot {
-                directory: self.root.join(name(manifest, layer)),
-                mount: tokio::sync::Mutex::default(),
+                directory: self.directory(manifest, layer),
+                mount: Arc::default(),
                 state: Mutex::new(State {
                     asked: Instant::now(),
                     shows: None,
+                    about: None,
+                    adopting: None,
                 }),
             })
         });
@@ -116,6 +110,26 @@ impl Mounts {
         all.values()
             .filter(|slot| slot.state().shows.is_some())
             .count()
+    }
+
+    /// Those that an earlier process mounted, and whose image is not open yet.
+    pub(super) fn adopting(&self) -> Vec<(Key, Arc<Slot>, Adopting)> {
+        let all = self.lock();
+        let adopting = all.iter().filter_map(|(key, slot)| {
+            let adopting = slot.state().adopting.clone()?;
+            Some((key.clone(), Arc::clone(slot), adopting))
+        });
+        adopting.collect()
+    }
+
+    /// All that are or were mounted, with what is told of them.
+    pub(super) fn described(&self) -> Vec<(Arc<Slot>, Arc<About>)> {
+        let all = self.lock();
+        let described = all.values().filter_map(|slot| {
+            let about = slot.state().about.clone()?;
+            Some((Arc::clone(slot), about))
+        });
+        described.collect()
     }
 
     /// Takes away what is not `alive` and was not asked for within `grace`, directories of earlier
@@ -142,11 +156,20 @@ impl Mounts {
         for slot in gone {
             let mount = slot.mount.lock().await.take();
             let directory = slot.directory.clone();
-            blocking(move || {
-                drop(mount);
+            let was_mounted = mount.is_some();
+            let taken = blocking(move || {
+                mount.map_or(Ok(()), Mount::take_away)?;
                 remove(&directory)
-            })
-            .await?;
+            });
+            let directory = slot.directory.display();
+            match taken.await {
+                Ok(()) if was_mounted => {
+                    tracing::info!(event = "image_unmounted", %directory, "unmounted");
+                }
+                Ok(()) => {}
+                // The sweep below and those to come try again.
+                Err(error) => tracing::warn!(%directory, %error, "stays for now"),
+            }
         }
         let (root, front_end) = (self.root.clone(), Arc::clone(front_end));
         blocking(move || sweep(&root, &kept, &*front_end)).await
@@ -163,6 +186,37 @@ impl Slot {
     /// Notes what the mount shows.
     pub(super) fn shows(&self, subjects: HashSet<Subject>, switch: Switch) {
         self.state().shows = Some((subjects, switch));
+    }
+
+    /// Notes what is told of the mount.
+    pub(super) fn about(&self, about: About) {
+        let mut state = self.state();
+        state.about = Some(Arc::new(about));
+        state.adopting = None;
+    }
+
+    /// Notes that an earlier process mounted it, and that its image is being opened.
+    pub(super) fn adopting(&self, reference: &str) {
+        self.state().adopting = Some(Adopting {
+            reference: reference.to_owned(),
+            since: SystemTime::now(),
+            error: None,
+        });
+    }
+
+    /// Notes why its requests fail for now.
+    pub(super) fn adoption_failed(&self, error: &Error) {
+        if let Some(adopting) = &mut self.state().adopting {
+            adopting.error = Some(error.to_string());
+        }
+    }
+
+    /// Whether it is mounted, or being mounted at this moment. Looks at the table of mounts.
+    pub(super) fn is_alive(&self) -> bool {
+        let Ok(mount) = self.mount.try_lock() else {
+            return true;
+        };
+        mount.as_ref().is_some_and(|mount| mount.is_alive())
     }
 
     /// Why its reads fail, if they do.

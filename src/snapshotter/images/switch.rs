@@ -40,7 +40,10 @@ impl Switch {
 impl ReadFile for Switched {
     fn read(&self, file: FileData, offset: u64, length: u32, done: ReadDone) {
         match self.switch.poisoned() {
-            Some(why) => done(Err(Error::corrupt(format!("image is poisoned: {why}")))),
+            Some(why) => {
+                let error = Error::corrupt(format!("image is poisoned: {why}"));
+                self.engine.refuse(error, done);
+            }
             None => self.engine.read(file, offset, length, done),
         }
     }

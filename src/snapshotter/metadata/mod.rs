@@ -17,7 +17,8 @@ use std::{
 
 use redb::{
     Database, DatabaseError, MultimapTableDefinition, ReadableDatabase as _,
-    ReadableMultimapTable as _, ReadableTable, TableDefinition, WriteTransaction,
+    ReadableMultimapTable as _, ReadableTable, ReadableTableMetadata as _, TableDefinition,
+    WriteTransaction,
 };
 
 pub use self::{
@@ -143,6 +144,14 @@ impl Metadata {
     /// [`Io`](crate::Kind::Io).
     pub fn all(&self) -> Result<Vec<Info>> {
         all(&self.table()?)
+    }
+
+    /// Reads a little.
+    ///
+    /// # Errors
+    /// [`Io`](crate::Kind::Io).
+    pub fn check(&self) -> Result<()> {
+        self.table()?.len().map(drop).map_err(other)
     }
 
     /// What every lazy snapshot records.

@@ -22,12 +22,13 @@ use super::{
     Options, answer,
     challenge::{self, Challenge},
     credentials::{Credentials, Login},
+    handed::{HandedLogin, RepositoryLogins},
     retry::{Environment, Failure},
     secret::Secret,
 };
 use crate::{
-    error::{Error, Result},
-    source::Traffic,
+    error::{Error, Kind, Result},
+    source::{AnswerClass, Traffic},
 };
 
 /// What a request may do, in the token specification's words.
@@ -50,10 +51,31 @@ pub(super) struct Authenticator {
     grants: Mutex<HashMap<(String, Actions), Arc<Slot>>>,
 }
 
-/// One scope's authorization. The lock is held while it is renewed: all others wait for that one.
-type Slot = tokio::sync::Mutex<Option<Held>>;
+/// Access that is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Access<'a> {
+    /// The repository as the host's token server calls it.
+    pub(super) path: &'a str,
+    pub(super) actions: Actions,
+    /// Logins that were handed over for it.
+    pub(super) handed: Option<&'a RepositoryLogins>,
+    pub(super) traffic: &'a Traffic,
+}
 
-struct Held {
+/// What one request is sent with.
+#[derive(Clone)]
+pub(super) struct Authorization {
+    pub(super) header: HeaderValue,
+    /// Obtained just now: who refuses it refuses the login.
+    pub(super) fresh: bool,
+    /// The login that was handed over, if it is by one.
+    pub(super) by: Option<Arc<HandedLogin>>,
+}
+
+/// One scope's authorization. The lock is held while it is renewed: all others wait for that one.
+pub(super) type Slot = tokio::sync::Mutex<Option<Held>>;
+
+pub(super) struct Held {
     header: HeaderValue,
     until: Option<Instant>,
 }
@@ -87,6 +109,28 @@ impl Actions {
     }
 }
 
+// === impl Access ===
+
+impl Access<'_> {
+    /// Takes note that a login that was handed over is of no use for now.
+    pub(super) fn refused(&self, login: &HandedLogin, why: &str) {
+        if let Some(handed) = self.handed {
+            handed.refused(login, why);
+        }
+    }
+}
+
+// === impl Authorization ===
+
+impl fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authorization")
+            .field("fresh", &self.fresh)
+            .field("by", &self.by)
+            .finish_non_exhaustive()
+    }
+}
+
 // === impl Authenticator ===
 
 impl Authenticator {
@@ -104,31 +148,36 @@ impl Authenticator {
     }
 
     /// The `Authorization` for a request, renewed if it has ended; `None` as long as the registry
-    /// has not asked for one.
+    /// has not asked for one. By a login that was handed over, none of `declined`, if there is one;
+    /// else by what the other sources say.
     pub(super) async fn header(
         &self,
         http: &reqwest::Client,
-        traffic: &Traffic,
-        path: &str,
-        actions: Actions,
-    ) -> Result<Option<HeaderValue>, Failure> {
+        access: Access<'_>,
+        declined: &[Arc<HandedLogin>],
+    ) -> Result<Option<Authorization>, Failure> {
         let Some(challenge) = self.challenge() else {
             return Ok(None);
         };
-        let slot = self.slot(path, actions);
-        let mut held = slot.lock().await;
-        if let Some(held) = &*held
-            && held
-                .until
-                .is_none_or(|until| self.environment.now() < until)
-        {
-            return Ok(Some(held.header.clone()));
+        let handed = access.handed.map(|it| it.usable(&self.host));
+        for login in handed.into_iter().flatten() {
+            if declined.iter().any(|it| Arc::ptr_eq(it, &login)) {
+                continue;
+            }
+            let slot = login.slot(&self.host, access.path);
+            let by = Some(Arc::clone(&login));
+            match self.renewed(http, &challenge, access, &slot, by).await {
+                Ok(Some(authorization)) => return Ok(Some(authorization)),
+                // Of no use for what this registry asks for.
+                Ok(None) => {}
+                Err(failure) if failure.error.kind() == Kind::Denied => {
+                    access.refused(&login, &failure.error.to_string());
+                }
+                Err(failure) => return Err(failure),
+            }
         }
-        *held = None;
-        *held = self
-            .obtain(http, traffic, &challenge, path, actions)
-            .await?;
-        Ok(held.as_ref().map(|held| held.header.clone()))
+        let slot = self.slot(access.path, access.actions);
+        self.renewed(http, &challenge, access, &slot, None).await
     }
 
     /// Takes note of a 401: what the registry asks for, and that `used` was not accepted. Returns
@@ -136,21 +185,30 @@ impl Authenticator {
     pub(super) async fn refused(
         &self,
         headers: &HeaderMap,
-        path: &str,
-        actions: Actions,
-        used: Option<&HeaderValue>,
+        access: Access<'_>,
+        used: Option<&Authorization>,
     ) -> bool {
         let values = headers.get_all(WWW_AUTHENTICATE);
-        let Some(asked) = challenge::parse(values.iter().filter_map(|v| v.to_str().ok())) else {
+        let asked = challenge::parse(values.iter().filter_map(|v| v.to_str().ok()));
+        let understood = asked.is_some();
+        if understood {
+            *self
+                .challenge
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = asked;
+        }
+        let by = used.and_then(|used| used.by.as_deref());
+        if !understood && by.is_none() {
             return false;
+        }
+        let slot = match by {
+            Some(login) => login.slot(&self.host, access.path),
+            None => self.slot(access.path, access.actions),
         };
-        *self
-            .challenge
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(asked);
-        let slot = self.slot(path, actions);
         let mut held = slot.lock().await;
-        if held.as_ref().is_some_and(|held| Some(&held.header) == used) {
+        if let (Some(now), Some(used)) = (&*held, used)
+            && now.header == used.header
+        {
             *held = None;
         }
         true
@@ -168,27 +226,61 @@ impl Authenticator {
         Arc::clone(grants.entry((path.to_owned(), actions)).or_default())
     }
 
+    /// What a slot holds, obtained anew if that has ended.
+    async fn renewed(
+        &self,
+        http: &reqwest::Client,
+        challenge: &Challenge,
+        access: Access<'_>,
+        slot: &Slot,
+        by: Option<Arc<HandedLogin>>,
+    ) -> Result<Option<Authorization>, Failure> {
+        let mut held = slot.lock().await;
+        let now = self.environment.now();
+        let lasts = |held: &Held| held.until.is_none_or(|until| now < until);
+        let fresh = !held.as_ref().is_some_and(lasts);
+        if fresh {
+            *held = None;
+            let login = by.as_ref().map(|it| it.login());
+            *held = self.obtain(http, challenge, access, login).await?;
+        }
+        Ok(held.as_ref().map(|held| Authorization {
+            header: held.header.clone(),
+            fresh,
+            by,
+        }))
+    }
+
     async fn obtain(
         &self,
         http: &reqwest::Client,
-        traffic: &Traffic,
         challenge: &Challenge,
-        path: &str,
-        actions: Actions,
+        access: Access<'_>,
+        handed: Option<&Login>,
     ) -> Result<Option<Held>, Failure> {
-        let login = self
-            .credentials
-            .login(&*self.environment, &self.host, path)
-            .await?;
-        match (challenge, &login) {
-            (Challenge::Basic, Login::Basic { username, password }) => Ok(Some(Held {
-                header: basic(username, password)?,
+        let login = match handed {
+            Some(login) => login.clone(),
+            None => {
+                let credentials = &self.credentials;
+                let login = credentials.login(&*self.environment, &self.host, access.path);
+                login.await?
+            }
+        };
+        let lasting = |header| {
+            Ok(Some(Held {
+                header,
                 until: None,
-            })),
+            }))
+        };
+        match (challenge, &login) {
+            (Challenge::Basic, Login::Basic { username, password }) => {
+                lasting(basic(username, password)?)
+            }
             (Challenge::Basic, _) => Ok(None),
+            (Challenge::Bearer { .. }, Login::Token(token)) => lasting(bearer(token)?),
             (Challenge::Bearer { .. }, _) => {
-                let request = self.token_request(http, challenge, path, actions, &login)?;
-                self.token(traffic, request).await.map(Some)
+                let request = self.token_request(http, challenge, access, &login)?;
+                self.token(access.traffic, request).await.map(Some)
             }
         }
     }
@@ -198,8 +290,7 @@ impl Authenticator {
         &self,
         http: &reqwest::Client,
         challenge: &Challenge,
-        path: &str,
-        actions: Actions,
+        access: Access<'_>,
         login: &Login,
     ) -> Result<reqwest::RequestBuilder> {
         let Challenge::Bearer {
@@ -227,7 +318,7 @@ impl Authenticator {
                 self.host
             )));
         }
-        let mut scopes = vec![actions.scope(path)];
+        let mut scopes = vec![access.actions.scope(access.path)];
         // A scope of another form is the registry's own word for access to it.
         scopes.extend(scope.clone().filter(|s| !s.starts_with("repository:")));
         let service = service.as_deref().unwrap_or_default();
@@ -269,8 +360,12 @@ impl Authenticator {
         let what = format!("token for registry {}", self.host);
         traffic.request();
         let patience = self.patience;
-        let mut response = tokio::time::timeout(patience, request.send())
-            .await
+        let sent = tokio::time::timeout(patience, request.send()).await;
+        traffic.answer(match &sent {
+            Ok(Ok(response)) => AnswerClass::of(response.status().as_u16()),
+            _ => AnswerClass::Nothing,
+        });
+        let mut response = sent
             .map_err(|_| answer::stalled(&what, patience))?
             .map_err(|e| answer::network(&what, e))?;
         let status = response.status();
@@ -317,7 +412,7 @@ impl Authenticator {
                 Duration::from_secs(seconds.min(MAX_LIFE))
             });
         let margin = MARGIN.min(life / 4);
-        let header = secret(&format!("Bearer {}", &*token)).map_err(|_| bad())?;
+        let header = bearer(&token).map_err(|_| bad())?;
         Ok(Held {
             header,
             until: Some(self.environment.now() + (life - margin)),
@@ -331,6 +426,10 @@ impl fmt::Debug for Authenticator {
             .field("host", &self.host)
             .finish_non_exhaustive()
     }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue> {
+    secret(&Zeroizing::new(format!("Bearer {token}")))
 }
 
 fn basic(username: &str, password: &str) -> Result<HeaderValue> {

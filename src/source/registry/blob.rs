@@ -15,11 +15,13 @@ use reqwest::{
     Method, Response, StatusCode,
     header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE},
 };
+use tokio::time::Instant;
 use url::Url;
 
 use super::{
     auth::Actions,
     body::{Body, Reader},
+    handed::RepositoryLogins,
     header::{ContentRange, content_range},
     repository::RegistryRepository,
     retry::{Failure, RetryPolicy},
@@ -40,6 +42,7 @@ pub(super) struct Inner {
     pub(super) traffic: Arc<Traffic>,
     /// When requests are tried again.
     pub(super) retry: RetryPolicy,
+    handed: Option<Arc<RepositoryLogins>>,
     path: String,
     digest: Digest,
     size: u64,
@@ -54,6 +57,7 @@ impl RegistryBlob {
             registry: Arc::clone(&repository.registry),
             traffic: Arc::clone(&repository.traffic),
             retry: repository.retry,
+            handed: repository.handed.clone(),
             path: repository.path.clone(),
             digest: descriptor.digest.clone(),
             size: descriptor.size,
@@ -84,14 +88,25 @@ impl BlobSource for RegistryBlob {
             let deadline = self.0.registry.options.deadline;
             tokio::time::timeout(deadline, self.0.read(range.clone()))
                 .await
-                .unwrap_or_else(|_| {
-                    Err(Error::unavailable(format!(
-                        "{}: bytes {}..{} not here after {deadline:?}",
-                        self.0.what(),
-                        range.start,
-                        range.end
-                    )))
-                })
+                .unwrap_or_else(|_| Err(self.0.late(&range)))
+        })
+    }
+
+    fn read_pieces(&self, range: Range<u64>) -> BoxFuture<'_, Result<BlobStream>> {
+        Box::pin(async move {
+            check_range(self, &range)?;
+            let deadline = Instant::now() + self.0.registry.options.deadline;
+            let reader = Reader::new(Arc::clone(&self.0), range.clone());
+            let blob = Arc::clone(&self.0);
+            let pieces = stream::try_unfold(reader, move |mut reader| {
+                let (blob, range) = (Arc::clone(&blob), range.clone());
+                async move {
+                    let piece = tokio::time::timeout_at(deadline, reader.piece()).await;
+                    let piece = piece.unwrap_or_else(|_| Err(blob.late(&range)))?;
+                    Ok(piece.map(|piece| (piece, reader)))
+                }
+            });
+            Ok(pieces.boxed())
         })
     }
 
@@ -123,6 +138,17 @@ impl Inner {
             self.registry.host(),
             self.path
         )
+    }
+
+    /// The deadline has passed.
+    fn late(&self, range: &Range<u64>) -> Error {
+        Error::unavailable(format!(
+            "{}: bytes {}..{} not here after {:?}",
+            self.what(),
+            range.start,
+            range.end,
+            self.registry.options.deadline
+        ))
     }
 
     async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes> {
@@ -208,6 +234,7 @@ impl Inner {
                 body: None,
                 path: &self.path,
                 actions: Actions::Pull,
+                handed: self.handed.as_deref(),
                 traffic: &self.traffic,
                 what: &what,
             })

@@ -1,5 +1,6 @@
 //! Who we are to a registry: docker's `config.json`, containers' `auth.json`, credential helpers,
-//! the kubelet's credential provider plugins.
+//! the kubelet's credential provider plugins. What was handed over for an image comes before all of
+//! them ([`HandedLogins`]).
 //!
 //! Files are read when credentials are needed, so that a login renewed by another program is used.
 //! Secrets are zeroized and never printed.
@@ -9,6 +10,7 @@ use std::{
     ffi::OsString,
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,8 +18,17 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{helper, provider::Providers, retry::Environment, secret::Secret};
-use crate::error::{Error, Result};
+use super::{
+    handed::{HandedLogins, RepositoryLogins},
+    helper,
+    provider::Providers,
+    retry::Environment,
+    secret::Secret,
+};
+use crate::{
+    error::{Error, Result},
+    oci::RegistryReference,
+};
 
 /// Where logins come from.
 #[derive(Clone, Debug)]
@@ -26,6 +37,7 @@ pub struct Credentials {
     helpers: Option<PathBuf>,
     helper_deadline: Duration,
     providers: Option<Providers>,
+    handed: Option<HandedLogins>,
 }
 
 /// What a registry or its token server is told.
@@ -37,6 +49,8 @@ pub(super) enum Login {
     Basic { username: String, password: Secret },
     /// An OAuth 2 refresh token.
     Identity(Secret),
+    /// A bearer token for the registry.
+    Token(Secret),
 }
 
 /// The parts of docker's `config.json` that are about logins.
@@ -84,6 +98,7 @@ impl Credentials {
             helpers: None,
             helper_deadline: HELPER_DEADLINE,
             providers: None,
+            handed: None,
         }
     }
 
@@ -127,6 +142,18 @@ impl Credentials {
         Ok(self)
     }
 
+    /// Tries first what was handed over for an image, for the repository of that image.
+    #[must_use]
+    pub fn with_handed(mut self, handed: HandedLogins) -> Self {
+        self.handed = Some(handed);
+        self
+    }
+
+    /// What was handed over for the repository of `image`, and what will be.
+    pub(super) fn handed(&self, image: &RegistryReference) -> Option<Arc<RepositoryLogins>> {
+        self.handed.as_ref().map(|handed| handed.of(image))
+    }
+
     /// How long a credential helper may take; 30 s unless told.
     #[must_use]
     pub fn with_helper_deadline(mut self, deadline: Duration) -> Self {
@@ -134,7 +161,7 @@ impl Credentials {
         self
     }
 
-    /// The login for a repository.
+    /// The login for a repository, besides those that were handed over.
     ///
     /// # Errors
     /// `Invalid` if a file is malformed, `Denied` or `Unavailable` if a helper says no or hangs.
@@ -185,12 +212,30 @@ impl Credentials {
 
 // === impl Login ===
 
+impl Login {
+    /// Reads base64 of `user:password`.
+    ///
+    /// # Errors
+    /// `Invalid` if it is not.
+    pub(super) fn decode(auth: &str) -> Result<Self> {
+        let bad = || Error::invalid("want base64 of user:password");
+        let bytes = Zeroizing::new(STANDARD.decode(auth.trim()).map_err(|_| bad())?);
+        let text = std::str::from_utf8(&bytes).map_err(|_| bad())?;
+        let (username, password) = text.split_once(':').ok_or_else(bad)?;
+        Ok(Login::Basic {
+            username: username.to_owned(),
+            password: Secret::from(password.trim_end_matches('\0').to_owned()),
+        })
+    }
+}
+
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Login::Anonymous => "Anonymous",
             Login::Basic { .. } => "Basic",
             Login::Identity(_) => "Identity",
+            Login::Token(_) => "Token",
         })
     }
 }
@@ -204,14 +249,10 @@ impl Auth {
             return Ok(Some(Login::Identity(token)));
         }
         if let Some(auth) = given(&self.auth) {
-            let bad = || Error::invalid(format!("auth of {host}: want base64 of user:password"));
-            let bytes = Zeroizing::new(STANDARD.decode(auth.trim()).map_err(|_| bad())?);
-            let text = std::str::from_utf8(&bytes).map_err(|_| bad())?;
-            let (username, password) = text.split_once(':').ok_or_else(bad)?;
-            return Ok(Some(Login::Basic {
-                username: username.to_owned(),
-                password: Secret::from(password.trim_end_matches('\0').to_owned()),
-            }));
+            let login = Login::decode(&auth);
+            return login
+                .map(Some)
+                .map_err(|e| e.context(format!("auth of {host}")));
         }
         match (&self.username, given(&self.password)) {
             (Some(username), Some(password)) if !username.is_empty() => Ok(Some(Login::Basic {
@@ -295,6 +336,7 @@ mod tests {
             Login::Anonymous => "-".into(),
             Login::Basic { username, password } => format!("{username}:{}", &*password),
             Login::Identity(token) => format!("token {}", &*token),
+            Login::Token(_) => panic!("no file has one"),
         })
     }
 

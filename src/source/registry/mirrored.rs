@@ -10,10 +10,12 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, future::BoxFuture, stream};
+use tokio::time::Instant;
 
 use super::{
     blob::{Inner, RegistryBlob},
     body::Reader,
+    handed::RepositoryLogins,
     hosts::Capabilities,
     peers::{self, Peers},
     repository::RegistryRepository,
@@ -78,11 +80,16 @@ const REFERRERS: (&str, fn(Capabilities) -> bool) = ("referrers", Capabilities::
 // === impl MirroredRepository ===
 
 impl MirroredRepository {
-    pub(super) fn new(peers: Arc<Peers>, path: &str) -> Self {
+    pub(super) fn new(
+        peers: Arc<Peers>,
+        path: &str,
+        handed: Option<&Arc<RepositoryLogins>>,
+    ) -> Self {
         let traffic = Arc::<Traffic>::default();
         let on_host = |registry: &Arc<_>| {
             let traffic = Arc::clone(&traffic);
             RegistryRepository::on_one_of_several(Arc::clone(registry), path, traffic)
+                .with_handed(handed.cloned())
         };
         let repositories = peers
             .hosts()
@@ -168,12 +175,31 @@ impl BlobSource for MirroredBlob {
             for &host in &avoid {
                 self.0.peers.blame(host);
                 tracing::warn!(
+                    event = "registry_lies",
                     host = self.0.peers.host_name(host),
                     blob = %self.0.digest,
                     "served bytes that are not what was signed; asking another host if there is one"
                 );
             }
             self.0.read(range, avoid).await
+        })
+    }
+
+    fn read_pieces(&self, range: Range<u64>) -> BoxFuture<'_, Result<BlobStream>> {
+        Box::pin(async move {
+            check_range(self, &range)?;
+            let deadline = Instant::now() + self.0.peers.deadline();
+            let reader = Failover::new(&self.0, range.clone(), Vec::new());
+            let blob = Arc::clone(&self.0);
+            let pieces = stream::try_unfold(reader, move |mut reader| {
+                let (blob, range) = (Arc::clone(&blob), range.clone());
+                async move {
+                    let piece = tokio::time::timeout_at(deadline, reader.piece()).await;
+                    let piece = piece.unwrap_or_else(|_| Err(blob.late(&range)))?;
+                    Ok(piece.map(|piece| (piece, reader)))
+                }
+            });
+            Ok(pieces.boxed())
         })
     }
 
@@ -211,14 +237,18 @@ impl Shared {
         let mut reader = Failover::new(self, range.clone(), avoid);
         tokio::time::timeout(deadline, reader.whole())
             .await
-            .unwrap_or_else(|_| {
-                Err(Error::unavailable(format!(
-                    "{}: bytes {}..{} not here after {deadline:?}",
-                    self.what(),
-                    range.start,
-                    range.end
-                )))
-            })
+            .unwrap_or_else(|_| Err(self.late(&range)))
+    }
+
+    /// The deadline has passed.
+    fn late(&self, range: &Range<u64>) -> Error {
+        Error::unavailable(format!(
+            "{}: bytes {}..{} not here after {:?}",
+            self.what(),
+            range.start,
+            range.end,
+            self.peers.deadline()
+        ))
     }
 
     /// The hosts that the bytes came from; if that has been forgotten, the one that is asked first.

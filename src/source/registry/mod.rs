@@ -27,9 +27,11 @@ pub(crate) mod challenge;
 mod credentials;
 mod duration;
 mod endpoint;
+mod handed;
 pub(crate) mod header;
 mod helper;
 mod hosts;
+mod meter;
 mod mirrored;
 mod peers;
 mod provider;
@@ -42,11 +44,15 @@ mod writer;
 
 pub use self::{
     credentials::Credentials,
+    handed::{HandedLogin, HandedLogins, Pull},
+    meter::HostCounts,
+    peers::{HostState, RegistryState},
     retry::{Environment, RetryPolicy, System},
 };
 use self::{
     endpoint::Endpoint,
     hosts::{Capabilities, Hosts},
+    meter::HostMeters,
     mirrored::MirroredRepository,
     peers::{Peer, Peers},
     repository::RegistryRepository,
@@ -88,6 +94,7 @@ pub struct Client {
     options: Options,
     certificates: Vec<reqwest::Certificate>,
     registries: Mutex<HashMap<String, Known>>,
+    meters: HostMeters,
 }
 
 /// A registry's hosts, and what `hosts.toml` said when they were made.
@@ -138,6 +145,7 @@ impl Client {
             options,
             certificates,
             registries: Mutex::default(),
+            meters: HostMeters::default(),
         }))
     }
 
@@ -149,12 +157,13 @@ impl Client {
     /// up.
     pub fn repository(&self, reference: &RegistryReference) -> Result<Arc<dyn Repository>> {
         let peers = self.peers(reference.host())?;
+        let (path, handed) = (reference.path(), self.options.credentials.handed(reference));
         Ok(match peers.only() {
-            Some(registry) => Arc::new(RegistryRepository::new(
-                Arc::clone(registry),
-                reference.path(),
-            )),
-            None => Arc::new(MirroredRepository::new(peers, reference.path())),
+            Some(registry) => {
+                let repository = RegistryRepository::new(Arc::clone(registry), path);
+                Arc::new(repository.with_handed(handed))
+            }
+            None => Arc::new(MirroredRepository::new(peers, path, handed.as_ref())),
         })
     }
 
@@ -170,6 +179,24 @@ impl Client {
             registry,
             reference.path(),
         )))
+    }
+
+    /// What passed between this node and each host so far.
+    #[must_use]
+    pub fn counts(&self) -> Vec<HostCounts> {
+        self.meters.counts()
+    }
+
+    /// The registries that were reached for so far, with the hosts that stand for them, by name.
+    #[must_use]
+    pub fn states(&self) -> Vec<RegistryState> {
+        let registries = self
+            .registries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut states: Vec<_> = registries.values().map(|it| it.peers.state()).collect();
+        states.sort_by(|a, b| a.registry.cmp(&b.registry));
+        states
     }
 
     /// The hosts of a registry. `hosts.toml` is read each time; as long as it and the files it
@@ -202,7 +229,7 @@ impl Client {
         let Some(Hosts { file, hosts }) = said else {
             let endpoint = Endpoint::registry(registry, options, certificates)?;
             let peer = Peer {
-                registry: transport::Registry::new(endpoint, options)?,
+                registry: self.connect(endpoint)?,
                 capabilities: Capabilities::ALL,
             };
             return Ok(Peers::new(registry, PathBuf::new(), vec![peer]));
@@ -215,11 +242,16 @@ impl Client {
             };
             let endpoint = Endpoint::host(host, registry, options, certificates).map_err(within)?;
             peers.push(Peer {
-                registry: transport::Registry::new(endpoint, options).map_err(within)?,
+                registry: self.connect(endpoint).map_err(within)?,
                 capabilities: host.capabilities,
             });
         }
         Ok(Peers::new(registry, file.clone(), peers))
+    }
+
+    fn connect(&self, endpoint: Endpoint) -> Result<Arc<transport::Registry>> {
+        let meter = self.meters.of(&endpoint.name);
+        transport::Registry::new(endpoint, &self.options, meter)
     }
 }
 

@@ -46,6 +46,30 @@ pub(super) struct Peer {
     pub(super) capabilities: Capabilities,
 }
 
+/// A registry, as it is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryState {
+    /// `host[:port]` as references name it.
+    pub registry: String,
+    /// The `hosts.toml` that says so, if there is one.
+    pub hosts_file: Option<PathBuf>,
+    /// In the order in which they are asked.
+    pub hosts: Vec<HostState>,
+}
+
+/// One host of a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostState {
+    /// `host[:port]`
+    pub host: String,
+    /// It failed lately and is asked after the others.
+    pub failing: bool,
+    /// Requests sent to it for any registry.
+    pub requests: u64,
+    /// Bytes that came from it.
+    pub bytes: u64,
+}
+
 /// How long a host that failed is asked after the others. A registry that restarts is back by then;
 /// one that stays away costs one slow request each time, however many are under way.
 const COOL_DOWN: Duration = Duration::from_secs(30);
@@ -69,6 +93,27 @@ impl Peers {
 
     pub(super) fn hosts(&self) -> &[Peer] {
         &self.hosts
+    }
+
+    /// What is known of the hosts.
+    pub(super) fn state(&self) -> RegistryState {
+        let (now, failing) = (self.now(), self.failing().clone());
+        let hosts = self.hosts.iter().zip(failing);
+        RegistryState {
+            registry: self.name.clone(),
+            hosts_file: (!self.file.as_os_str().is_empty()).then(|| self.file.clone()),
+            hosts: hosts
+                .map(|(peer, failing)| {
+                    let traffic = peer.registry.meter.traffic.snapshot();
+                    HostState {
+                        host: peer.registry.host().to_owned(),
+                        failing: failing.is_some_and(|it| now < it.until),
+                        requests: traffic.requests,
+                        bytes: traffic.bytes,
+                    }
+                })
+                .collect(),
+        }
     }
 
     /// The only host, if it is the registry itself and is asked for everything.
@@ -132,10 +177,21 @@ impl Peers {
 
     /// Takes note of a failure. A no about one object says nothing about the host.
     pub(super) fn note(&self, host: usize, error: &Error) {
-        if matches!(error.kind(), Kind::Unavailable | Kind::Corrupt) {
-            self.blame(host);
+        let name = self.host_name(host);
+        if !matches!(error.kind(), Kind::Unavailable | Kind::Corrupt) {
+            tracing::debug!(host = name, %error, "asking the next host");
+            return;
         }
-        tracing::debug!(host = self.host_name(host), %error, "asking the next host");
+        self.blame(host);
+        self.hosts[host].registry.meter.failed_over();
+        tracing::info!(
+            event = "registry_failover",
+            host = name,
+            registry = self.name,
+            kind = error.kind().as_str(),
+            %error,
+            "asking the next host"
+        );
     }
 
     /// Has a host asked last for a while.
@@ -211,9 +267,9 @@ impl Peers {
         }
     }
 
-    /// The rounds of one operation.
+    /// The rounds of one operation, counted as those of the last host: of the registry itself.
     pub(super) fn retry(&self) -> Retry {
-        self.hosts[0].registry.retry()
+        self.hosts[self.hosts.len() - 1].registry.retry()
     }
 
     /// How long one operation may take.

@@ -14,6 +14,7 @@ use super::{
     answer,
     auth::Actions,
     blob::RegistryBlob,
+    handed::RepositoryLogins,
     header::next_link,
     peers,
     retry::{Failure, Retry, RetryPolicy},
@@ -33,6 +34,8 @@ pub(super) struct RegistryRepository {
     pub(super) traffic: Arc<Traffic>,
     /// What reads are authorized with: a writer that reads asks for one token, not two.
     pub(super) actions: Actions,
+    /// Logins that were handed over for it.
+    pub(super) handed: Option<Arc<RepositoryLogins>>,
     /// When requests are tried again.
     pub(super) retry: RetryPolicy,
 }
@@ -65,11 +68,17 @@ impl RegistryRepository {
     pub(super) fn new(registry: Arc<Registry>, path: &str) -> Self {
         Self {
             retry: registry.options.retry,
+            traffic: Arc::new(registry.traffic()),
             registry,
             path: path.to_owned(),
-            traffic: Arc::default(),
             actions: Actions::Pull,
+            handed: None,
         }
+    }
+
+    /// Uses these logins first.
+    pub(super) fn with_handed(self, handed: Option<Arc<RepositoryLogins>>) -> Self {
+        Self { handed, ..self }
     }
 
     /// The repository on a host beside which there are others: each request is tried once, and its
@@ -79,9 +88,10 @@ impl RegistryRepository {
         path: &str,
         traffic: Arc<Traffic>,
     ) -> Self {
+        let host = Arc::clone(&registry.meter.traffic);
         Self {
             retry: peers::once(registry.options.retry),
-            traffic,
+            traffic: Arc::new(Traffic::within([traffic, host])),
             ..Self::new(registry, path)
         }
     }
@@ -135,6 +145,7 @@ impl RegistryRepository {
                 body: None,
                 path: &self.path,
                 actions: self.actions,
+                handed: self.handed.as_deref(),
                 traffic: &self.traffic,
                 what,
             })

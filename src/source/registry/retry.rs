@@ -9,6 +9,7 @@ use std::{
 
 use futures::future::BoxFuture;
 
+use super::meter::HostMeter;
 use crate::error::{Error, Result};
 
 /// Time and randomness of a client, given from outside so that tests are deterministic.
@@ -67,6 +68,7 @@ pub(super) struct Retry {
     deadline: Duration,
     started: Instant,
     failed: u32,
+    meter: Arc<HostMeter>,
 }
 
 // === impl System ===
@@ -155,7 +157,13 @@ impl Retry {
             deadline,
             started,
             failed: 0,
+            meter: Arc::default(),
         }
+    }
+
+    /// Counts tries after the first as this host's.
+    pub(super) fn counted_by(self, meter: Arc<HostMeter>) -> Self {
+        Self { meter, ..self }
     }
 
     /// Something arrived: failures before it no longer count.
@@ -190,7 +198,15 @@ impl Retry {
         if spent.saturating_add(wait) >= self.deadline {
             return Err(failure.error);
         }
-        tracing::debug!(error = %failure.error, ?wait, "trying again");
+        self.meter.retried();
+        tracing::info!(
+            event = "registry_retry",
+            kind = failure.error.kind().as_str(),
+            attempt = self.failed + 1,
+            seconds = wait.as_secs_f64(),
+            error = %failure.error,
+            "trying again"
+        );
         self.environment.sleep(wait).await;
         Ok(())
     }
@@ -199,6 +215,7 @@ impl Retry {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::source::registry::meter::HostMeters;
     use std::sync::Mutex;
 
     /// Records waits and moves its clock by them.
@@ -248,7 +265,9 @@ pub(super) mod tests {
             base: Duration::from_millis(100),
             cap: Duration::from_millis(300),
         };
-        let mut retry = Retry::new(policy, clock.clone(), Duration::from_secs(60));
+        let meters = HostMeters::default();
+        let mut retry = Retry::new(policy, clock.clone(), Duration::from_secs(60))
+            .counted_by(meters.of("r.example"));
         for _ in 0..4 {
             retry.wait(away()).await.unwrap();
         }
@@ -261,6 +280,7 @@ pub(super) mod tests {
             .map(Duration::as_millis)
             .collect();
         assert_eq!(waits, [50, 100, 150, 150]);
+        assert_eq!(meters.counts()[0].retries, 4);
     }
 
     #[tokio::test]

@@ -19,14 +19,16 @@ use url::Url;
 use super::{
     CREDENTIALS_HINT, Options,
     answer::{is_untrusted, network, passing, reason, stalled},
-    auth::{Actions, Authenticator},
+    auth::{Access, Actions, Authenticator},
     endpoint::Endpoint,
+    handed::RepositoryLogins,
     hosts::Scheme,
+    meter::HostMeter,
     retry::{Failure, Retry, RetryPolicy},
 };
 use crate::{
     error::{Error, Result},
-    source::Traffic,
+    source::{AnswerClass, Traffic},
 };
 
 /// One registry, or one host that stands for it, shared by all its repositories.
@@ -36,6 +38,7 @@ pub(super) struct Registry {
     http: reqwest::Client,
     auth: Authenticator,
     pub(super) options: Options,
+    pub(super) meter: Arc<HostMeter>,
 }
 
 /// Makes a request's body, anew for each try. It counts its bytes as they are taken.
@@ -54,6 +57,8 @@ pub(super) struct Request<'a> {
     /// Repository path, for the token's scope.
     pub(super) path: &'a str,
     pub(super) actions: Actions,
+    /// Logins that were handed over for it.
+    pub(super) handed: Option<&'a RepositoryLogins>,
     pub(super) traffic: &'a Traffic,
     /// The object, for messages.
     pub(super) what: &'a str,
@@ -80,7 +85,11 @@ const MAX_REDIRECTS: usize = 5;
 // === impl Registry ===
 
 impl Registry {
-    pub(super) fn new(endpoint: Endpoint, options: &Options) -> Result<Arc<Self>> {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        options: &Options,
+        meter: Arc<HostMeter>,
+    ) -> Result<Arc<Self>> {
         let scheme = OnceLock::new();
         if let Some(known) = endpoint.scheme {
             let _ = scheme.set(known);
@@ -90,6 +99,7 @@ impl Registry {
             http: endpoint.connections()?,
             auth: Authenticator::new(&endpoint.name, options, endpoint.insecure_realm()),
             options: options.clone(),
+            meter,
             endpoint,
         }))
     }
@@ -110,6 +120,12 @@ impl Registry {
             Arc::clone(&self.options.environment),
             self.options.deadline,
         )
+        .counted_by(Arc::clone(&self.meter))
+    }
+
+    /// Traffic of a part of what passes between this node and the host.
+    pub(super) fn traffic(&self) -> Traffic {
+        Traffic::within([Arc::clone(&self.meter.traffic)])
     }
 
     /// Sends until there is an answer that is not a passing failure, within the deadline.
@@ -131,14 +147,20 @@ impl Registry {
             Target::Url(url) => url.clone(),
         };
         let scope = self.endpoint.scope(request.path);
-        let mut renewed = false;
+        let access = Access {
+            path: &scope,
+            actions: request.actions,
+            handed: request.handed,
+            traffic: request.traffic,
+        };
+        // Without an authorization, and with one that was not new, there is one more try. Each
+        // login that was handed over has its own.
+        let (mut asked, mut renewed, mut declined) = (false, false, Vec::new());
         let mut redirects = 0;
         loop {
             let own = self.is_own(&url);
             let authorization = if own {
-                self.auth
-                    .header(&self.http, request.traffic, &scope, request.actions)
-                    .await?
+                self.auth.header(&self.http, access, &declined).await?
             } else {
                 None
             };
@@ -147,24 +169,38 @@ impl Registry {
                 headers.extend(self.endpoint.headers.clone());
             }
             if let Some(authorization) = &authorization {
-                headers.insert(AUTHORIZATION, authorization.clone());
+                headers.insert(AUTHORIZATION, authorization.header.clone());
             }
             let mut response = self.once(request, &mut url, headers).await?;
             let status = response.status();
-            if status == StatusCode::UNAUTHORIZED && own && !renewed {
-                renewed = true;
-                if self
-                    .auth
-                    .refused(
-                        response.headers(),
-                        &scope,
-                        request.actions,
-                        authorization.as_ref(),
-                    )
-                    .await
-                {
+            let by = authorization.as_ref().and_then(|it| it.by.clone());
+            let again = match (&authorization, status) {
+                _ if !own => false,
+                (Some(_), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) if by.is_some() => true,
+                (Some(it), StatusCode::UNAUTHORIZED) => {
+                    !it.fresh && !std::mem::replace(&mut renewed, true)
+                }
+                (None, StatusCode::UNAUTHORIZED) => !std::mem::replace(&mut asked, true),
+                _ => false,
+            };
+            if again {
+                let (headers, used) = (response.headers(), authorization.as_ref());
+                if self.auth.refused(headers, access, used).await {
+                    if let Some(login) = by.filter(|_| used.is_some_and(|it| it.fresh)) {
+                        declined.push(login);
+                    }
                     self.discard(&mut response, request.traffic).await;
                     continue;
+                }
+            }
+            if own && is_accepted(status) {
+                if let Some(login) = by {
+                    login.accepted();
+                }
+                // Somebody else may do this, so it was about the login and not about the object.
+                for login in declined.drain(..) {
+                    let why = format!("registry {}: not accepted", self.host());
+                    access.refused(&login, &why);
                 }
             }
             if let Some(failure) = passing(
@@ -233,9 +269,32 @@ impl Registry {
         answer.map_err(|sent| sent.failure(request.what))
     }
 
+    /// Sends, waits for the head of the answer, and counts.
+    async fn raw(
+        &self,
+        request: &Request<'_>,
+        url: Url,
+        headers: HeaderMap,
+    ) -> Result<Response, Sent> {
+        let environment = &self.options.environment;
+        let begin = environment.now();
+        request.traffic.request();
+        let answer = self.uncounted(request, url, headers).await;
+        let class = match &answer {
+            Ok(response) => {
+                let took = environment.now().saturating_duration_since(begin);
+                self.meter.took.record(took);
+                AnswerClass::of(response.status().as_u16())
+            }
+            Err(_) => AnswerClass::Nothing,
+        };
+        request.traffic.answer(class);
+        answer
+    }
+
     /// Sends and waits for the head of the answer: not longer than the stall timeout, or, while a
     /// body is sent, than the deadline without progress (registries hash an upload at its end).
-    async fn raw(
+    async fn uncounted(
         &self,
         request: &Request<'_>,
         url: Url,
@@ -245,7 +304,6 @@ impl Registry {
             .http
             .request(request.method.clone(), url)
             .headers(headers);
-        request.traffic.request();
         let Some(make) = request.body else {
             let patience = self.options.stall_timeout;
             return match tokio::time::timeout(patience, builder.send()).await {
@@ -396,6 +454,11 @@ fn redirect_target(from: &Url, location: &str) -> Option<Url> {
     .then_some(next)
 }
 
+/// Whether an answer says that the authorization was good.
+fn is_accepted(status: StatusCode) -> bool {
+    status.is_success() || is_redirect(status) || status == StatusCode::NOT_FOUND
+}
+
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
@@ -437,7 +500,7 @@ mod tests {
             ("bare.example:5001", "http://bare.example:5001/"),
         ] {
             let endpoint = Endpoint::registry(host, &options, &[]).unwrap();
-            let registry = Registry::new(endpoint, &options).unwrap();
+            let registry = Registry::new(endpoint, &options, Arc::default()).unwrap();
             assert_eq!(registry.url("/").unwrap().as_str(), format!("{url}v2/"));
             assert!(registry.scheme.get().is_some());
         }
@@ -448,7 +511,7 @@ mod tests {
             "localhost:5000",
         ] {
             let endpoint = Endpoint::registry(host, &options, &[]).unwrap();
-            let registry = Registry::new(endpoint, &options).unwrap();
+            let registry = Registry::new(endpoint, &options, Arc::default()).unwrap();
             assert!(registry.scheme.get().is_none(), "{host}");
         }
     }

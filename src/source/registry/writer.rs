@@ -57,6 +57,7 @@ impl RegistryWriter {
             body,
             path: &self.reader.path,
             actions: Actions::PullPush,
+            handed: None,
             traffic: &self.reader.traffic,
             what,
         }

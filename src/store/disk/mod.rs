@@ -39,6 +39,7 @@ struct State {
     segments: Vec<Held>,
     active: Option<Writer>,
     used: u64,
+    dropped: u64,
 }
 
 #[derive(Debug)]
@@ -139,6 +140,21 @@ impl Disk {
         self.lock().used
     }
 
+    /// Chunks that were dropped for others.
+    pub(super) fn dropped(&self) -> u64 {
+        self.lock().dropped
+    }
+
+    /// Bytes that may be kept.
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Where it is.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     fn append(&self, state: &mut State, id: ChunkId, record: &[u8]) -> Result<()> {
         if state
             .active
@@ -199,7 +215,10 @@ impl Disk {
                     rescued += u64::from(entry.length);
                     if let Err(error) = self.append(state, entry.id, &record) {
                         tracing::warn!(%error, "store chunk not kept");
+                        state.dropped += 1;
                     }
+                } else {
+                    state.dropped += 1;
                 }
             }
             state.used -= held.bytes;
@@ -287,6 +306,8 @@ mod tests {
         assert!(disk.used() <= 64 << 10);
         assert!(disk.get(&id(1)).is_none());
         assert!(disk.get(&id(999)).is_some());
+        let here = (0..1000).filter(|n| disk.contains(&id(*n))).count();
+        assert_eq!(disk.dropped(), 1000 - here as u64);
         let on_disk: u64 = std::fs::read_dir(directory.path())
             .unwrap()
             .map(|e| e.unwrap())

@@ -437,6 +437,45 @@ fn numbers_are_breadth_first_whatever_the_order_of_entries() {
     assert_eq!(numbers(layer), expected);
 }
 
+/// What the kernel remembers of one daemon must mean the same to the next: if this fails because
+/// other numbers are wanted, [`crate::tree::NUMBERING`] must change with them.
+#[test]
+fn merging_again_gives_the_same_numbers_and_places() {
+    let layers = || {
+        let many = (0..200).map(|n| file(&format!("d{}/f{n}", n % 7), 1));
+        let links = (0..50).map(|n| link(&format!("l{n}"), &format!("d{}/f{n}", n % 7)));
+        let other = vec![
+            file("d3/.wh.f3", 0),
+            file("d9/new", 1),
+            link("d9/again", "d1/f1"),
+            file("d5/.wh..wh..opq", 0),
+            file("d5/only", 1),
+        ];
+        vec![many.chain(links).collect(), other]
+    };
+    let seen = |tree: &Tree| -> Vec<_> {
+        let mut seen = Vec::new();
+        for (path, ino) in tree.walk() {
+            let places = match tree.attributes(ino).kind {
+                Kind::Directory => tree
+                    .children_from(ino, 0)
+                    .map(|it| (it.position, it.ino.number(), it.name.to_vec()))
+                    .collect(),
+                _ => Vec::new(),
+            };
+            seen.push((path, ino.number(), places));
+        }
+        seen
+    };
+    let first = seen(&Tree::merge(layers()).unwrap());
+    assert_eq!(first, seen(&Tree::merge(layers()).unwrap()));
+    let digest = crate::oci::Digest::sha256(format!("{first:?}").as_bytes()).hex();
+    assert_eq!(
+        (crate::tree::NUMBERING, &digest[..16]),
+        (1, "5d23a8bb1072dde8")
+    );
+}
+
 #[test]
 fn only_numbers_of_the_tree_become_inodes() {
     let tree = Tree::merge(vec![vec![file("a", 1)]]).unwrap();

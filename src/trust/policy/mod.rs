@@ -20,8 +20,11 @@ use crate::{
 };
 
 mod parse;
+mod report;
 #[cfg(test)]
 mod tests;
+
+pub use self::report::PolicyReport;
 
 /// A loaded policy.
 #[derive(Clone, Debug)]

@@ -1,0 +1,146 @@
+//! An extent on its way: cuts its units out of the bytes as they come.
+
+use std::ops::Range;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::plan::Extent;
+use crate::index::ChunkTable;
+
+/// What has come of an extent, and what is still to come.
+pub(super) struct Arriving {
+    extent: Extent,
+    /// How many of the extent's units have been cut out.
+    cut: usize,
+    /// Bytes from `start` on that no unit has taken.
+    buffer: BytesMut,
+    /// Place of the buffer's first byte in the blob.
+    start: u64,
+}
+
+// === impl Arriving ===
+
+impl Arriving {
+    pub(super) fn new(extent: Extent) -> Self {
+        Self {
+            start: extent.bytes.start,
+            extent,
+            cut: 0,
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// The bytes of the blob that are to come.
+    pub(super) fn bytes(&self) -> Range<u64> {
+        self.extent.bytes.clone()
+    }
+
+    /// The next bytes.
+    pub(super) fn push(&mut self, piece: &[u8]) {
+        if self.buffer.capacity() == 0 {
+            let length = self.extent.bytes.end - self.extent.bytes.start;
+            self.buffer.reserve(usize::try_from(length).unwrap_or(0));
+        }
+        self.buffer.extend_from_slice(piece);
+    }
+
+    /// The next unit, if all its bytes are here.
+    pub(super) fn whole_unit(&mut self, table: &ChunkTable) -> Option<(u32, Bytes)> {
+        let &index = self.extent.units.get(self.cut)?;
+        let unit = &table.units[index as usize];
+        let length = unit.length as usize;
+        // An extent begins with its first unit, and its units ascend.
+        let before = usize::try_from(unit.offset.saturating_sub(self.start)).ok()?;
+        if self.buffer.len() < before.checked_add(length)? {
+            return None;
+        }
+        self.buffer.advance(before);
+        self.start = unit.offset;
+        self.cut += 1;
+        let next = self.extent.units.get(self.cut);
+        let next = next.map(|&next| table.units[next as usize].offset);
+        let end = unit.offset + u64::from(unit.length);
+        let bytes = if next.is_none_or(|next| next >= end) {
+            self.start = end;
+            self.buffer.split_to(length).freeze()
+        } else {
+            Bytes::copy_from_slice(&self.buffer[..length])
+        };
+        Some((index, bytes))
+    }
+
+    /// Units that have not been cut out.
+    pub(super) fn missing(&self) -> impl Iterator<Item = u32> + '_ {
+        self.extent.units[self.cut..].iter().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{Codec, Unit};
+
+    #[test]
+    fn units_come_out_as_soon_as_they_are_whole() {
+        let unit = |offset, length| Unit {
+            offset,
+            length,
+            codec: Codec::Raw,
+        };
+        // A gap behind the second, and the fourth begins inside the third.
+        let table = ChunkTable {
+            units: vec![unit(100, 3), unit(103, 2), unit(110, 6), unit(113, 4)],
+            ..ChunkTable::default()
+        };
+        let blob: Vec<u8> = (0..200).collect();
+        for step in [1, 2, 5, 17] {
+            let mut arriving = Arriving::new(Extent {
+                bytes: 100..117,
+                units: vec![0, 1, 2, 3],
+            });
+            let mut got = Vec::new();
+            for piece in blob[100..117].chunks(step) {
+                arriving.push(piece);
+                while let Some((unit, bytes)) = arriving.whole_unit(&table) {
+                    got.push((unit, bytes.to_vec()));
+                }
+            }
+            let want = |range: Range<usize>| blob[range].to_vec();
+            let all = [
+                want(100..103),
+                want(103..105),
+                want(110..116),
+                want(113..117),
+            ];
+            assert_eq!(got, (0..).zip(all).collect::<Vec<_>>(), "step {step}");
+            assert_eq!(arriving.missing().count(), 0);
+        }
+    }
+
+    #[test]
+    fn what_did_not_come_is_missing() {
+        let table = ChunkTable {
+            units: vec![
+                Unit {
+                    offset: 0,
+                    length: 4,
+                    codec: Codec::Raw,
+                },
+                Unit {
+                    offset: 4,
+                    length: 4,
+                    codec: Codec::Raw,
+                },
+            ],
+            ..ChunkTable::default()
+        };
+        let mut arriving = Arriving::new(Extent {
+            bytes: 0..8,
+            units: vec![0, 1],
+        });
+        arriving.push(b"abcdefg");
+        assert_eq!(arriving.whole_unit(&table).unwrap().1, "abcd");
+        assert!(arriving.whole_unit(&table).is_none());
+        assert_eq!(arriving.missing().collect::<Vec<_>>(), [1]);
+    }
+}
