@@ -77,8 +77,10 @@ pub(super) fn place(directory: &Path) -> Result<PathBuf> {
             };
             parent.canonicalize().and_then(|parent| {
                 let place = parent.join(name);
-                let link = fs::symlink_metadata(&place).is_ok_and(|it| it.is_symlink());
-                if link {
+                // A mount point is no link, and may have nobody who would say so.
+                let mounted = mountinfo::at(&place).is_ok_and(|mount| mount.is_some());
+                let link = || fs::symlink_metadata(&place).is_ok_and(|it| it.is_symlink());
+                if !mounted && link() {
                     place.canonicalize()
                 } else {
                     Ok(place)
