@@ -20,7 +20,8 @@ use nacre::Kind;
 use nacre::engine::ReadFile;
 use nacre::keeper::Keeper;
 use nacre::mount::{
-    Erofs, FrontEnd, MountOptions, Mounted, StopSignals, UmountOptions, Unmounted, mount_by, umount,
+    Erofs, FrontEnd, MountOptions, Mounted, Overlays, StopSignals, UmountOptions, Unmounted,
+    mount_by, umount,
 };
 use nacre::snapshotter::images::{self, FrontEnd as _};
 use nacre::sys::{mountinfo, processes};
@@ -323,7 +324,13 @@ fn images_share_a_file_system_of_devices() {
     fs::create_dir(&second_place).unwrap();
     fs::create_dir(&devices).unwrap();
     let options = MountOptions::new("test/image:1");
-    let erofs = Erofs::start(Some(&devices), &[base.path().to_owned()], &options).unwrap();
+    let erofs = Erofs::start(
+        Some(&devices),
+        &[base.path().to_owned()],
+        Overlays::One,
+        &options,
+    )
+    .unwrap();
     let mount = |name: &str, place: &Path, byte: u8| {
         let mut image = Image::new();
         image.file("file", vec![byte; 50_000]);

@@ -23,7 +23,7 @@ use std::{
 use nacre::{
     index::write::Format as LayerFormat,
     keeper::KeeperProcess,
-    mount::{Erofs, FrontEnd, MountOptions},
+    mount::{Erofs, FrontEnd, MountOptions, Overlays},
     oci::Digest,
     sys::{descriptors, mountinfo, processes::Watched},
     telemetry::ask,
@@ -68,7 +68,7 @@ async fn alone() -> Option<tokio::sync::MutexGuard<'static, ()>> {
 /// The front ends that work here; says which does not.
 fn front_ends() -> Vec<FrontEnd> {
     let here = std::env::temp_dir();
-    match Erofs::start(None, &[here], &MountOptions::new("probe")) {
+    match Erofs::start(None, &[here], Overlays::One, &MountOptions::new("probe")) {
         Ok(_) => vec![FrontEnd::Fuse, FrontEnd::Erofs],
         Err(error) => {
             println!("skipped for EROFS: {error}");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MountOptions, Mounted, check_directory, erofs, kernel, mount};
+use super::{MountOptions, Mounted, Overlays, check_directory, erofs, kernel, mount};
 use crate::engine::ReadFile;
 use crate::error::{Error, Result};
 use crate::sys::mountinfo::MountEntry;
@@ -46,7 +46,8 @@ pub fn mount_by(
     // What is wrong with the place is wrong for both.
     let place = check_directory(directory)?;
     let (for_erofs, with_reader) = (Arc::clone(&tree), Arc::clone(&reader));
-    let mounted = erofs::mount_alone(for_erofs, with_reader, place, images, options);
+    let overlays = front_end.overlays();
+    let mounted = erofs::mount_alone(for_erofs, with_reader, place, images, overlays, options);
     match mounted {
         Err(error) if front_end == FrontEnd::Auto => {
             let image = &options.reference;
@@ -69,6 +70,16 @@ pub(super) fn of(mount: &MountEntry) -> Option<(FrontEnd, u32)> {
 // === impl FrontEnd ===
 
 impl FrontEnd {
+    /// What must be possible over an EROFS mount, for it to be preferred to a FUSE mount or wanted for
+    /// its own sake.
+    #[must_use]
+    pub fn overlays(self) -> Overlays {
+        match self {
+            FrontEnd::Auto => Overlays::All,
+            FrontEnd::Fuse | FrontEnd::Erofs => Overlays::One,
+        }
+    }
+
     /// As it is written in configurations.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -37,7 +37,7 @@ mod signals;
 mod unmount;
 
 pub use adopt::{Adopted, adopt};
-pub use erofs::{DeviceMount, Erofs, ErofsMounted, adopt_devices, connection_at};
+pub use erofs::{DeviceMount, Erofs, ErofsMounted, Overlays, adopt_devices, connection_at};
 pub use front_end::{FrontEnd, mount_by};
 pub use release::{Left, release, release_devices};
 pub use signals::StopSignals;

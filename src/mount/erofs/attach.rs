@@ -100,6 +100,14 @@ pub(super) fn mount_simple(
     })
 }
 
+/// Mounts a read-only overlay of two directories of `lower`; nowhere, as [`mount`].
+pub(super) fn overlay(lower: &OwnedFd, directories: [&str; 2]) -> Result<OwnedFd> {
+    let root = of_descriptor(lower.as_fd());
+    let layers = directories.map(|it| root.join(it).display().to_string());
+    let settings = [("source", "none"), ("lowerdir", &layers.join(":"))];
+    mount_simple("overlay", &settings, MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
 /// In a thread of its own, because of where it stands.
 fn mount_from(parts: Parts<'_>, image: &Path, device: &Path) -> Result<OwnedFd> {
     let mounted = || {

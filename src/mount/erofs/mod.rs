@@ -36,6 +36,16 @@ pub struct Erofs {
     way: Way,
 }
 
+/// What must be possible over an EROFS mount. Some kernels count one from a file as an overlay, of which
+/// they allow two over each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlays {
+    /// What a container has: one.
+    One,
+    /// As many as over a FUSE mount.
+    All,
+}
+
 /// A tree that [`Erofs`] has mounted, or an earlier process. Dropping it unmounts, unless its devices
 /// [stay](DeviceMount::leave).
 #[derive(Debug)]
@@ -68,10 +78,11 @@ impl Erofs {
     pub fn start(
         directory: Option<&Path>,
         images: &[PathBuf],
+        overlays: Overlays,
         options: &MountOptions,
     ) -> Result<Erofs> {
         let mount = DeviceMount::new(directory, options)?;
-        Self::on(Arc::new(mount), images, options)
+        Self::on(Arc::new(mount), images, overlays, options)
     }
 
     /// As [`start`](Self::start), on a file system of devices that was taken over.
@@ -81,10 +92,11 @@ impl Erofs {
     pub fn on(
         mount: Arc<DeviceMount>,
         images: &[PathBuf],
+        overlays: Overlays,
         options: &MountOptions,
     ) -> Result<Erofs> {
         mount.serve()?;
-        probe::find(mount, images, options)
+        probe::find(mount, images, overlays, options)
     }
 
     /// Mounts `tree` over `directory`; `reader` has its bytes. `name` tells its device from all others
@@ -261,9 +273,10 @@ pub(super) fn mount_alone(
     reader: Arc<dyn ReadFile>,
     directory: PathBuf,
     images: &[PathBuf],
+    overlays: Overlays,
     options: &MountOptions,
 ) -> Result<Mounted> {
-    let erofs = Erofs::start(None, images, options)?;
+    let erofs = Erofs::start(None, images, overlays, options)?;
     let (mount, retired) = erofs.prepare(tree, reader, "data", options)?;
     let device = device_of(&mount)?;
     let session = erofs.mount.session();

@@ -54,7 +54,7 @@ impl FrontEnds {
         Self {
             choice,
             fuse: Fuse::new(options.clone(), Arc::clone(&descriptors)),
-            erofs: Erofs::new(root, options, descriptors),
+            erofs: Erofs::new(root, choice.overlays(), options, descriptors),
             given_up: Mutex::default(),
         }
     }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     engine::ReadFile,
     error::{Error, Kind, Result},
-    mount::{self, DeviceMount, ErofsMounted, MountOptions},
+    mount::{self, DeviceMount, ErofsMounted, MountOptions, Overlays},
     tree::Tree,
 };
 
@@ -26,6 +26,7 @@ pub(super) struct Erofs {
     options: MountOptions,
     /// Of metadata images and the directory of devices.
     root: PathBuf,
+    overlays: Overlays,
     descriptors: Arc<Descriptors>,
     state: Mutex<State>,
 }
@@ -47,10 +48,16 @@ pub fn devices_of(root: &Path) -> PathBuf {
 // === impl Erofs ===
 
 impl Erofs {
-    pub(super) fn new(root: PathBuf, options: MountOptions, descriptors: Arc<Descriptors>) -> Self {
+    pub(super) fn new(
+        root: PathBuf,
+        overlays: Overlays,
+        options: MountOptions,
+        descriptors: Arc<Descriptors>,
+    ) -> Self {
         Self {
             options,
             root,
+            overlays,
             descriptors,
             state: Mutex::default(),
         }
@@ -62,7 +69,8 @@ impl Erofs {
     /// `Unsupported` or `Denied` with what the kernel says.
     pub(super) fn check(&self) -> Result<()> {
         std::fs::create_dir_all(&self.root).map_err(|e| self.failed(e))?;
-        mount::Erofs::start(None, std::slice::from_ref(&self.root), &self.options).map(drop)
+        let images = std::slice::from_ref(&self.root);
+        mount::Erofs::start(None, images, self.overlays, &self.options).map(drop)
     }
 
     /// What new images are mounted on.
@@ -80,14 +88,15 @@ impl Erofs {
         let root = self.root.canonicalize().map_err(|e| self.failed(e))?;
         let directory = devices_of(&root);
         let images = [root];
+        let (overlays, options) = (self.overlays, &self.options);
         let usable = |it: &&Arc<DeviceMount>| it.is_serving() && it.directory().is_some();
         let started = match state.adopted.iter().find(usable) {
-            Some(devices) => mount::Erofs::on(Arc::clone(devices), &images, &self.options)?,
+            Some(devices) => mount::Erofs::on(Arc::clone(devices), &images, overlays, options)?,
             None => {
                 // Of an earlier process. It may be a dead mount: no look at the directory itself.
                 clear(&directory)?;
                 std::fs::create_dir_all(&directory).map_err(|e| self.failed(e))?;
-                let started = mount::Erofs::start(Some(&directory), &images, &self.options)?;
+                let started = mount::Erofs::start(Some(&directory), &images, overlays, options)?;
                 self.hand_over(started.devices(), &directory);
                 started
             }
