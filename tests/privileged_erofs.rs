@@ -197,6 +197,35 @@ fn what_erofs_cannot_do_is_done_by_fuse_if_that_is_allowed() {
 }
 
 #[test]
+fn what_auto_mounts_carries_two_overlays() {
+    if !can_mount_erofs() {
+        return;
+    }
+    let (base, place) = place();
+    let mut image = image();
+    for directory in ["a/c", "b/d"] {
+        image.file(format!("{directory}/file"), directory);
+    }
+    let mounted = mount_in(&image, FrontEnd::Auto, base.path(), &place).unwrap();
+    println!("by {}", mounted.front_end());
+    let overlay = |name: &str, lower: &Path, names: [&str; 2]| {
+        let over = base.path().join(name);
+        fs::create_dir(&over).unwrap();
+        let lowers = names.map(|it| lower.join(it).display().to_string());
+        let options = format!("lowerdir={}", lowers.join(":"));
+        let flags = nix::mount::MsFlags::MS_RDONLY;
+        nix::mount::mount(Some("none"), &over, Some("overlay"), flags, Some(&*options)).unwrap();
+        over
+    };
+    let first = overlay("first", &place, ["a", "b"]);
+    let second = overlay("second", &first, ["c", "d"]);
+    assert_eq!(fs::read(second.join("file")).unwrap(), b"a/c");
+    nix::mount::umount(&second).unwrap();
+    nix::mount::umount(&first).unwrap();
+    assert_eq!(mounted.unmount().unwrap(), Unmounted::Clean);
+}
+
+#[test]
 fn nowhere_to_put_the_image() {
     if !can_mount_erofs() {
         return;
