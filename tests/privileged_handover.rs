@@ -6,7 +6,7 @@
 mod support;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     io::{BufRead as _, BufReader},
     os::{
@@ -25,7 +25,11 @@ use nacre::{
     keeper::KeeperProcess,
     mount::{Erofs, FrontEnd, MountOptions, Overlays},
     oci::Digest,
-    sys::{descriptors, mountinfo, processes::Watched},
+    sys::{
+        descriptors,
+        mountinfo::{self, MountEntry},
+        processes::Watched,
+    },
     telemetry::ask,
 };
 use nix::{
@@ -339,6 +343,18 @@ impl Toy {
         daemon.container(name, &self.image.chain_id(0)).await
     }
 
+    /// A container of another image, of one file.
+    async fn another(&self, daemon: &Daemon, name: &str, seed: u64) -> Overlay {
+        let content = noise(seed, 300_000);
+        let layer = lazy(LayerFormat::Estargz, &[("file", &content)]);
+        let image = put(&self.registry, name, &[layer]);
+        { &self.node }
+            .sign(&image.reference, &image.manifest.digest)
+            .await;
+        daemon.pull_toy(&image).await;
+        daemon.container(name, &image.chain_id(0)).await
+    }
+
     /// The line of a request for the layer.
     fn blob(&self) -> String {
         format!("/blobs/{}", self.image.layers[0].descriptor.digest)
@@ -645,10 +661,28 @@ async fn an_image_that_nobody_has_any_more_is_not_adopted_by(front_end: FrontEnd
     until(|| keeper(&daemon).is_none().then_some(()));
 }
 
-/// Type of what is mounted at the one lower directory.
-fn kind(daemon: &Daemon) -> String {
-    let [directory] = <[PathBuf; 1]>::try_from(daemon.mounts()).unwrap();
-    mountinfo::at(&directory).unwrap().unwrap().kind
+/// What is mounted at the lower directories.
+fn entries(daemon: &Daemon) -> Vec<MountEntry> {
+    let mounts = daemon.mounts().into_iter();
+    mounts
+        .map(|it| mountinfo::at(&it).unwrap().unwrap())
+        .collect()
+}
+
+/// The types of that, sorted.
+fn kinds(daemon: &Daemon) -> Vec<String> {
+    let mut kinds: Vec<_> = entries(daemon).into_iter().map(|it| it.kind).collect();
+    kinds.sort();
+    kinds
+}
+
+/// The FUSE connections that EROFS mounts hang on.
+fn connections(daemon: &Daemon) -> HashSet<String> {
+    let sources = entries(daemon).into_iter().map(|it| it.source);
+    let sources = sources.map(|it| it.into_string().unwrap());
+    sources
+        .filter_map(|it| Some(it.rsplit_once('~')?.1.to_owned()))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -662,8 +696,13 @@ async fn a_daemon_that_mounts_otherwise_serves_on_what_is_there() {
         let mut daemon = toy.daemon();
         let overlay = toy.container(&daemon, "one").await;
         assert!(overlay.read("one").unwrap() == noise(1, 300_000));
-        let (mounts, kind) = (daemon.mounts(), kind(&daemon));
-        assert_eq!(kind == "fuse.nacre", front_end == "fuse");
+        let (mounts, kinds_before) = (daemon.mounts(), kinds(&daemon));
+        let kind = if front_end == "fuse" {
+            "fuse.nacre"
+        } else {
+            "erofs"
+        };
+        assert_eq!(kinds_before, [kind]);
         toy.front_end = other.parse().unwrap();
         daemon.configure(&toy.config(""));
         for stop in [Daemon::kill, Daemon::terminate] {
@@ -672,36 +711,33 @@ async fn a_daemon_that_mounts_otherwise_serves_on_what_is_there() {
             daemon.start_again();
             assert!(reading.join().unwrap().unwrap() == noise(2, 300_000));
             assert_eq!(
-                (daemon.mounts(), self::kind(&daemon)),
-                (mounts.clone(), kind.clone())
+                (daemon.mounts(), kinds(&daemon)),
+                (mounts.clone(), kinds_before.clone())
             );
             let told = &status(&daemon).await["lazy"]["mounts"][0]["front_end"];
             assert_eq!(told, if front_end == "fuse" { "fuse" } else { "erofs" });
         }
 
         // What is mounted from here on is mounted otherwise.
-        let image = put(
-            &toy.registry,
-            "other",
-            &[lazy(LayerFormat::Estargz, &[("three", &noise(3, 300_000))])],
-        );
-        toy.node
-            .sign(&image.reference, &image.manifest.digest)
-            .await;
-        daemon.pull_toy(&image).await;
-        let second = daemon.container("two", &image.chain_id(0)).await;
-        assert!(second.read("three").unwrap() == noise(3, 300_000));
-        let kinds = daemon
-            .mounts()
-            .into_iter()
-            .map(|it| mountinfo::at(&it).unwrap().unwrap().kind);
-        let mut kinds: Vec<_> = kinds.collect();
-        kinds.sort();
-        assert_eq!(kinds, ["erofs", "fuse.nacre"]);
+        let second = toy.another(&daemon, "other", 3).await;
+        assert!(second.read("file").unwrap() == noise(3, 300_000));
+        assert_eq!(kinds(&daemon), ["erofs", "fuse.nacre"]);
+        daemon.kill();
+        toy.front_end = FrontEnd::Erofs;
+        daemon.configure(&toy.config(""));
+        daemon.start_again();
+        assert!(second.read("file").unwrap() == noise(3, 300_000));
+        assert!(overlay.read("one").unwrap() == noise(1, 300_000));
+        // On the devices of a process that is dead.
+        let third = toy.another(&daemon, "third", 4).await;
+        assert!(third.read("file").unwrap() == noise(4, 300_000));
+        assert_eq!(kinds(&daemon), ["erofs", "erofs", "fuse.nacre"]);
+        assert_eq!(connections(&daemon).len(), 1);
         daemon.kill();
         daemon.start_again();
-        assert!(second.read("three").unwrap() == noise(3, 300_000));
-        assert!(overlay.read("one").unwrap() == noise(1, 300_000));
+        assert!(third.read("file").unwrap() == noise(4, 300_000));
+        assert!(second.read("file").unwrap() == noise(3, 300_000));
+        assert!(overlay.read("two").unwrap() == noise(2, 300_000));
     }
 }
 
