@@ -30,6 +30,8 @@ pub(super) struct Behind {
 
 /// How long reads under way may take when the daemon is told to stop; a successor answers the rest.
 const READS_GRACE: Duration = Duration::from_secs(2);
+/// How long a predecessor that has been killed may hold its root.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 // === impl Behind ===
 
@@ -116,7 +118,7 @@ pub(super) fn lock_root(root: &Path) -> Result<Lock> {
         .mode(0o700)
         .create(root)
         .map_err(|e| Error::io(root.display().to_string(), e))?;
-    Lock::take(&keeper::lock_of(root)).map_err(|error| match error.kind() {
+    Lock::take(&keeper::lock_of(root), LOCK_PATIENCE).map_err(|error| match error.kind() {
         Kind::Busy => Error::new(Kind::Busy, format!("{}: in use", root.display()))
             .with_hint("another nacre serves it"),
         _ => error,

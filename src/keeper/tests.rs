@@ -10,6 +10,7 @@ use std::{
     },
     path::PathBuf,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use super::{
@@ -178,10 +179,15 @@ fn names_are_those_that_systemd_takes() {
 fn one_process_locks_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("lock");
-    let lock = Lock::take(&path).unwrap();
-    assert_eq!(Lock::take(&path).unwrap_err().kind(), Kind::Busy);
+    let lock = Lock::take(&path, Duration::ZERO).unwrap();
+    let busy = Lock::take(&path, Duration::from_millis(1)).unwrap_err();
+    assert_eq!(busy.kind(), Kind::Busy);
+    let waiting = std::thread::spawn(move || {
+        drop(Lock::take(&path, Duration::from_secs(60)).unwrap());
+        Lock::wait(&path).unwrap();
+    });
     drop(lock);
-    Lock::wait(&path).unwrap();
+    waiting.join().unwrap();
 }
 
 /// What a service manager does with its messages: stores or not, answers barriers or not.
