@@ -186,11 +186,12 @@ impl Devices {
         self.lock().devices.len()
     }
 
-    /// Whether there are none, and none are expected.
+    /// Whether none can be found, and none are expected: there may be some that are only kept because
+    /// they are open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let table = self.lock();
-        table.devices.is_empty() && table.expected.is_empty()
+        table.names.is_empty() && table.expected.is_empty()
     }
 
     fn named(&self, name: &str) -> Option<Arc<Device>> {

@@ -211,7 +211,7 @@ impl DeviceMount {
     }
 
     /// From now on it and its EROFS mounts stay when they are dropped, and when this process ends; but
-    /// what nothing hangs on goes.
+    /// if none is left that somebody can see, it goes.
     pub fn leave(&self) {
         self.stays.store(true, Ordering::Relaxed);
     }
