@@ -290,8 +290,10 @@ fn encrypted_and_signed_images_run_lazily_and_share_one_mount() {
 /// Lines of the table of mounts for lower directories below `root`.
 fn lower_mounts(root: &Path) -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let here = root.display().to_string();
-    let ours = { mounts.lines() }.filter(|it| it.contains(&here) && it.contains("fuse.nacre"));
+    let here = root.join("images").display().to_string();
+    let ours = mounts
+        .lines()
+        .filter(|it| it.contains(&format!(" {here}/")));
     ours.map(str::to_owned).collect()
 }
 

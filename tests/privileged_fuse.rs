@@ -1,4 +1,4 @@
-//! What programs see through a FUSE mount. Needs root; says so when it skips.
+//! What programs see through a mount, by each front end. Needs root; says so when it skips.
 
 // Clippy knows only functions marked as tests, not those that they call.
 #![allow(clippy::unwrap_used)]
@@ -13,12 +13,13 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
+use nacre::mount::{FrontEnd, MountOptions, mount_by};
 use rustix::fs::{lgetxattr, llistxattr};
 
 mod fixture;
 
 use fixture::tree::{Shown, assert_same, odd_image};
-use fixture::{Fault, Image, can_mount, place};
+use fixture::{Fault, Image, can_mount, front_ends, place};
 
 #[test]
 fn all_metadata_is_as_in_the_tree() {
@@ -103,8 +104,14 @@ fn writing_is_refused() {
     if !can_mount() {
         return;
     }
+    for front_end in front_ends() {
+        writing_is_refused_by(front_end);
+    }
+}
+
+fn writing_is_refused_by(front_end: FrontEnd) {
     let (_base, place) = place();
-    let _mounted = odd_image().mount(&place).unwrap();
+    let _mounted = odd_image().mount_by(front_end, &place).unwrap();
     let readonly = ErrorKind::ReadOnlyFilesystem;
     assert_eq!(
         File::create(place.join("new")).unwrap_err().kind(),
@@ -135,8 +142,14 @@ fn the_kernel_checks_permissions() {
     if !can_mount() {
         return;
     }
+    for front_end in front_ends() {
+        the_kernel_checks_permissions_by(front_end);
+    }
+}
+
+fn the_kernel_checks_permissions_by(front_end: FrontEnd) {
     let (base, place) = place();
-    let _mounted = odd_image().mount(&place).unwrap();
+    let _mounted = odd_image().mount_by(front_end, &place).unwrap();
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(base.path(), open).unwrap();
     let cat = |name: &str| {
@@ -158,13 +171,19 @@ fn a_directory_of_20000_names_is_complete() {
     if !can_mount() {
         return;
     }
+    for front_end in front_ends() {
+        a_directory_of_20000_names_is_complete_by(front_end);
+    }
+}
+
+fn a_directory_of_20000_names_is_complete_by(front_end: FrontEnd) {
     let mut image = Image::new();
     let name = |number: usize| format!("file-{number:05}-{}", "x".repeat(number % 90));
     for number in 0..20_000 {
         image.file(format!("d/{}", name(number)), "");
     }
     let (_base, place) = place();
-    let _mounted = image.mount(&place).unwrap();
+    let _mounted = image.mount_by(front_end, &place).unwrap();
     for pass in ["asked", "cached"] {
         let read = fs::read_dir(place.join("d")).unwrap();
         let names: Vec<_> = read.map(|it| it.unwrap().file_name()).collect();
@@ -191,8 +210,14 @@ fn concurrent_reads_get_their_own_bytes() {
     if !can_mount() {
         return;
     }
+    for front_end in front_ends() {
+        concurrent_reads_get_their_own_bytes_by(front_end);
+    }
+}
+
+fn concurrent_reads_get_their_own_bytes_by(front_end: FrontEnd) {
     let (_base, place) = place();
-    let _mounted = odd_image().mount(&place).unwrap();
+    let _mounted = odd_image().mount_by(front_end, &place).unwrap();
     let large = place.join("large");
     let readers: Vec<_> = (0..8_u64)
         .map(|reader| {
@@ -226,12 +251,18 @@ fn programs_run_from_the_mount() {
     if !can_mount() {
         return;
     }
+    for front_end in front_ends() {
+        programs_run_from_the_mount_by(front_end);
+    }
+}
+
+fn programs_run_from_the_mount_by(front_end: FrontEnd) {
     let mut image = Image::new();
     let shell = fs::read(fs::canonicalize("/bin/sh").unwrap()).unwrap();
     image.file("bin/sh", shell).mode = 0o4755;
     image.file("script", "#!/bin/sh\necho from a script\n").mode = 0o755;
     let (_base, place) = place();
-    let _mounted = image.mount(&place).unwrap();
+    let _mounted = image.mount_by(front_end, &place).unwrap();
     let run = |command: &mut Command| {
         let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -256,6 +287,12 @@ fn failed_reads_are_eio_and_never_zeros() {
     if !can_mount() {
         return;
     }
+    for front_end in front_ends() {
+        failed_reads_are_eio_and_never_zeros_by(front_end);
+    }
+}
+
+fn failed_reads_are_eio_and_never_zeros_by(front_end: FrontEnd) {
     let mut image = Image::new();
     for name in ["fails", "short", "dropped", "well"] {
         image.file(name, vec![b'd'; 100_000]);
@@ -268,8 +305,10 @@ fn failed_reads_are_eio_and_never_zeros() {
     ];
     reader.faults.lock().unwrap().extend(faults);
     let (_base, place) = place();
-    let options = nacre::mount::MountOptions::new("test/image:1");
-    let _mounted = nacre::mount::mount(tree, reader.clone(), &place, &options).unwrap();
+    let options = MountOptions::new("test/image:1");
+    let (images, served) = (["/var/tmp".into()], reader.clone());
+    let mounted = mount_by(front_end, tree, served, &place, &images, &options);
+    let _mounted = mounted.unwrap();
     for name in ["fails", "short", "dropped"] {
         let error = fs::read(place.join(name)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::libc::EIO), "{name}");
@@ -319,8 +358,14 @@ fn an_overlay_on_top_can_be_written() {
     if !can_mount() {
         return;
     }
+    for front_end in front_ends() {
+        an_overlay_on_top_can_be_written_by(front_end);
+    }
+}
+
+fn an_overlay_on_top_can_be_written_by(front_end: FrontEnd) {
     let (base, place) = place();
-    let mounted = odd_image().mount(&place).unwrap();
+    let mounted = odd_image().mount_by(front_end, &place).unwrap();
     let [upper, work, merged] = ["upper", "work", "merged"].map(|name| base.path().join(name));
     for directory in [&upper, &work, &merged] {
         fs::create_dir(directory).unwrap();

@@ -6,7 +6,7 @@
 mod support;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     io::{BufRead as _, BufReader},
     os::{
@@ -23,8 +23,13 @@ use std::{
 use nacre::{
     index::write::Format as LayerFormat,
     keeper::KeeperProcess,
+    mount::{Erofs, FrontEnd, MountOptions, Overlays},
     oci::Digest,
-    sys::{descriptors, processes::Watched},
+    sys::{
+        descriptors,
+        mountinfo::{self, MountEntry},
+        processes::Watched,
+    },
     telemetry::ask,
 };
 use nix::{
@@ -62,6 +67,18 @@ async fn alone() -> Option<tokio::sync::MutexGuard<'static, ()>> {
         return None;
     }
     Some(ALONE.lock().await)
+}
+
+/// The front ends that work here; says which does not.
+fn front_ends() -> Vec<FrontEnd> {
+    let here = std::env::temp_dir();
+    match Erofs::start(None, &[here], Overlays::One, &MountOptions::new("probe")) {
+        Ok(_) => vec![FrontEnd::Fuse, FrontEnd::Erofs],
+        Err(error) => {
+            println!("skipped for EROFS: {error}");
+            vec![FrontEnd::Fuse]
+        }
+    }
 }
 
 fn rounds() -> usize {
@@ -247,9 +264,9 @@ impl Encrypted {
         })
     }
 
-    fn config(&self) -> String {
+    fn config(&self, front_end: FrontEnd) -> String {
         format!(
-            "[snapshotter]\nmin_lazy_kib = 0\n[trust]\npolicy = {:?}\n[keys]\n\
+            "front_end = \"{front_end}\"\n[snapshotter]\nmin_lazy_kib = 0\n[trust]\npolicy = {:?}\n[keys]\n\
              decryption_keys = [{:?}]\n",
             self.pipeline.path("policy.json"),
             self.pipeline.path("layer.pem"),
@@ -278,10 +295,11 @@ struct Toy {
     node: Node,
     registry: FakeRegistry,
     image: ToyImage,
+    front_end: FrontEnd,
 }
 
 impl Toy {
-    async fn make() -> Self {
+    async fn make(front_end: FrontEnd) -> Self {
         let (node, registry) = (Node::new(), FakeRegistry::start().await);
         let (one, two) = (noise(1, 300_000), noise(2, 300_000));
         let files: [(&str, &[u8]); 2] = [("one", &one), ("two", &two)];
@@ -291,6 +309,7 @@ impl Toy {
             node,
             registry,
             image,
+            front_end,
         }
     }
 
@@ -311,9 +330,10 @@ impl Toy {
     /// `nacre.toml` that begins with this.
     fn config(&self, first: &str) -> String {
         let policy = self.node.path("policy.json");
+        let front_end = self.front_end;
         let seconds = DEADLINE.as_secs();
         format!(
-            "{first}\n[snapshotter]\nmin_lazy_kib = 0\n[registry]\ndeadline_seconds = {seconds}\n\
+            "front_end = \"{front_end}\"\n{first}\n[snapshotter]\nmin_lazy_kib = 0\n[registry]\ndeadline_seconds = {seconds}\n\
              [trust]\nconfirm_after_seconds = 3600\npolicy = {policy:?}\n"
         )
     }
@@ -321,6 +341,18 @@ impl Toy {
     async fn container(&self, daemon: &Daemon, name: &str) -> Overlay {
         daemon.pull_toy(&self.image).await;
         daemon.container(name, &self.image.chain_id(0)).await
+    }
+
+    /// A container of another image, of one file.
+    async fn another(&self, daemon: &Daemon, name: &str, seed: u64) -> Overlay {
+        let content = noise(seed, 300_000);
+        let layer = lazy(LayerFormat::Estargz, &[("file", &content)]);
+        let image = put(&self.registry, name, &[layer]);
+        { &self.node }
+            .sign(&image.reference, &image.manifest.digest)
+            .await;
+        daemon.pull_toy(&image).await;
+        daemon.container(name, &image.chain_id(0)).await
     }
 
     /// The line of a request for the layer.
@@ -377,10 +409,16 @@ fn is_eio(result: std::io::Result<Vec<u8>>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_notices_no_kill() {
     let Some(_alone) = alone().await else { return };
+    for front_end in front_ends() {
+        a_reader_notices_no_kill_by(front_end).await;
+    }
+}
+
+async fn a_reader_notices_no_kill_by(front_end: FrontEnd) {
     let Some(image) = Encrypted::make() else {
         return;
     };
-    let mut daemon = Daemon::start(&image.pipeline.path("daemon"), &image.config());
+    let mut daemon = Daemon::start(&image.pipeline.path("daemon"), &image.config(front_end));
     let overlay = image.container(&daemon, "one").await;
     let mounts = daemon.mounts();
     let mut reader = image.reader(&overlay);
@@ -407,10 +445,16 @@ async fn a_reader_notices_no_kill() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_notices_no_stop_and_no_upgrade() {
     let Some(_alone) = alone().await else { return };
+    for front_end in front_ends() {
+        a_reader_notices_no_stop_and_no_upgrade_by(front_end).await;
+    }
+}
+
+async fn a_reader_notices_no_stop_and_no_upgrade_by(front_end: FrontEnd) {
     let Some(image) = Encrypted::make() else {
         return;
     };
-    let mut daemon = Daemon::start(&image.pipeline.path("daemon"), &image.config());
+    let mut daemon = Daemon::start(&image.pipeline.path("daemon"), &image.config(front_end));
     let overlay = image.container(&daemon, "one").await;
     let mut reader = image.reader(&overlay);
     reader.progress();
@@ -434,7 +478,13 @@ async fn a_reader_notices_no_stop_and_no_upgrade() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_asked_of_the_dead_is_answered_by_the_successor() {
     let Some(_alone) = alone().await else { return };
-    let toy = Toy::make().await;
+    for front_end in front_ends() {
+        what_was_asked_of_the_dead_is_answered_by_the_successor_by(front_end).await;
+    }
+}
+
+async fn what_was_asked_of_the_dead_is_answered_by_the_successor_by(front_end: FrontEnd) {
+    let toy = Toy::make(front_end).await;
     let mut daemon = toy.daemon();
     let overlay = toy.container(&daemon, "one").await;
     for stop in [Daemon::kill, Daemon::terminate] {
@@ -460,7 +510,13 @@ async fn what_was_asked_of_the_dead_is_answered_by_the_successor() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_registry_a_cached_image_is_served_on() {
     let Some(_alone) = alone().await else { return };
-    let toy = Toy::make().await;
+    for front_end in front_ends() {
+        without_its_registry_a_cached_image_is_served_on_by(front_end).await;
+    }
+}
+
+async fn without_its_registry_a_cached_image_is_served_on_by(front_end: FrontEnd) {
+    let toy = Toy::make(front_end).await;
     let mut daemon = toy.daemon();
     let overlay = toy.container(&daemon, "one").await;
     assert!(overlay.read("one").unwrap() == noise(1, 300_000));
@@ -484,7 +540,13 @@ async fn without_its_registry_a_cached_image_is_served_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_cannot_be_opened_fails_its_reads_until_it_can() {
     let Some(_alone) = alone().await else { return };
-    let toy = Toy::make().await;
+    for front_end in front_ends() {
+        an_image_that_cannot_be_opened_fails_its_reads_until_it_can_by(front_end).await;
+    }
+}
+
+async fn an_image_that_cannot_be_opened_fails_its_reads_until_it_can_by(front_end: FrontEnd) {
+    let toy = Toy::make(front_end).await;
     let mut daemon = toy.daemon();
     let overlay = toy.container(&daemon, "one").await;
     daemon.kill();
@@ -541,7 +603,13 @@ async fn an_image_that_cannot_be_opened_fails_its_reads_until_it_can() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_keeper_is_replaced_before_it_is_needed() {
     let Some(_alone) = alone().await else { return };
-    let toy = Toy::make().await;
+    for front_end in front_ends() {
+        a_killed_keeper_is_replaced_before_it_is_needed_by(front_end).await;
+    }
+}
+
+async fn a_killed_keeper_is_replaced_before_it_is_needed_by(front_end: FrontEnd) {
+    let toy = Toy::make(front_end).await;
     let mut daemon = toy.daemon();
     let overlay = toy.container(&daemon, "one").await;
     for seed in [1, 2] {
@@ -573,34 +641,133 @@ async fn a_killed_keeper_is_replaced_before_it_is_needed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_nobody_has_any_more_is_not_adopted() {
     let Some(_alone) = alone().await else { return };
-    let toy = Toy::make().await;
+    for front_end in front_ends() {
+        an_image_that_nobody_has_any_more_is_not_adopted_by(front_end).await;
+    }
+}
+
+async fn an_image_that_nobody_has_any_more_is_not_adopted_by(front_end: FrontEnd) {
+    let toy = Toy::make(front_end).await;
     let mut daemon = toy.daemon();
     drop(toy.container(&daemon, "one").await);
     assert_eq!(daemon.mounts().len(), 1);
     daemon.remove("one").await;
     daemon.remove(&toy.image.chain_id(0)).await;
     daemon.kill();
+    assert_eq!(daemon.has_devices(), front_end == FrontEnd::Erofs);
     daemon.start_again();
-    assert_eq!(daemon.mounts().len(), 0);
+    assert_eq!((daemon.mounts().len(), daemon.has_devices()), (0, false));
     daemon.terminate();
     until(|| keeper(&daemon).is_none().then_some(()));
+}
+
+/// What is mounted at the lower directories.
+fn entries(daemon: &Daemon) -> Vec<MountEntry> {
+    let mounts = daemon.mounts().into_iter();
+    mounts
+        .map(|it| mountinfo::at(&it).unwrap().unwrap())
+        .collect()
+}
+
+/// The types of that, sorted.
+fn kinds(daemon: &Daemon) -> Vec<String> {
+    let mut kinds: Vec<_> = entries(daemon).into_iter().map(|it| it.kind).collect();
+    kinds.sort();
+    kinds
+}
+
+/// The FUSE connections that EROFS mounts hang on.
+fn connections(daemon: &Daemon) -> HashSet<String> {
+    let sources = entries(daemon).into_iter().map(|it| it.source);
+    let sources = sources.map(|it| it.into_string().unwrap());
+    sources
+        .filter_map(|it| Some(it.rsplit_once('~')?.1.to_owned()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_mounts_otherwise_serves_on_what_is_there() {
+    let Some(_alone) = alone().await else { return };
+    if front_ends().len() < 2 {
+        return;
+    }
+    for (front_end, other) in [("erofs", "fuse"), ("fuse", "erofs"), ("auto", "fuse")] {
+        let mut toy = Toy::make(front_end.parse().unwrap()).await;
+        let mut daemon = toy.daemon();
+        let overlay = toy.container(&daemon, "one").await;
+        assert!(overlay.read("one").unwrap() == noise(1, 300_000));
+        let (mounts, kinds_before) = (daemon.mounts(), kinds(&daemon));
+        let kind = if front_end == "fuse" {
+            "fuse.nacre"
+        } else {
+            "erofs"
+        };
+        assert_eq!(kinds_before, [kind]);
+        toy.front_end = other.parse().unwrap();
+        daemon.configure(&toy.config(""));
+        for stop in [Daemon::kill, Daemon::terminate] {
+            stop(&mut daemon);
+            let reading = read_aside(&overlay, "two");
+            daemon.start_again();
+            assert!(reading.join().unwrap().unwrap() == noise(2, 300_000));
+            assert_eq!(
+                (daemon.mounts(), kinds(&daemon)),
+                (mounts.clone(), kinds_before.clone())
+            );
+            let told = &status(&daemon).await["lazy"]["mounts"][0]["front_end"];
+            assert_eq!(told, if front_end == "fuse" { "fuse" } else { "erofs" });
+        }
+
+        // What is mounted from here on is mounted otherwise.
+        let second = toy.another(&daemon, "other", 3).await;
+        assert!(second.read("file").unwrap() == noise(3, 300_000));
+        assert_eq!(kinds(&daemon), ["erofs", "fuse.nacre"]);
+        daemon.kill();
+        toy.front_end = FrontEnd::Erofs;
+        daemon.configure(&toy.config(""));
+        daemon.start_again();
+        assert!(second.read("file").unwrap() == noise(3, 300_000));
+        assert!(overlay.read("one").unwrap() == noise(1, 300_000));
+        // On the devices of a process that is dead.
+        let third = toy.another(&daemon, "third", 4).await;
+        assert!(third.read("file").unwrap() == noise(4, 300_000));
+        assert_eq!(kinds(&daemon), ["erofs", "erofs", "fuse.nacre"]);
+        assert_eq!(connections(&daemon).len(), 1);
+        daemon.kill();
+        daemon.start_again();
+        assert!(third.read("file").unwrap() == noise(4, 300_000));
+        assert!(second.read("file").unwrap() == noise(3, 300_000));
+        assert!(overlay.read("two").unwrap() == noise(2, 300_000));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn switched_off_mounts_end_with_the_daemon() {
     let Some(_alone) = alone().await else { return };
-    let toy = Toy::make().await;
+    for front_end in front_ends() {
+        switched_off_mounts_end_with_the_daemon_by(front_end).await;
+    }
+}
+
+async fn switched_off_mounts_end_with_the_daemon_by(front_end: FrontEnd) {
+    let toy = Toy::make(front_end).await;
     let mut daemon = toy.daemon_with("hand_over = \"off\"");
     drop(toy.container(&daemon, "one").await);
     assert_eq!((daemon.mounts().len(), keeper(&daemon)), (1, None));
     daemon.terminate();
-    assert_eq!(daemon.mounts().len(), 0);
+    assert_eq!((daemon.mounts().len(), daemon.has_devices()), (0, false));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn release_leaves_no_mount_no_process_and_no_socket() {
     let Some(_alone) = alone().await else { return };
-    let toy = Toy::make().await;
+    for front_end in front_ends() {
+        release_leaves_no_mount_no_process_and_no_socket_by(front_end).await;
+    }
+}
+
+async fn release_leaves_no_mount_no_process_and_no_socket_by(front_end: FrontEnd) {
+    let toy = Toy::make(front_end).await;
     let mut daemon = toy.daemon();
     let overlay = toy.container(&daemon, "one").await;
     let process = Watched::new(keeper(&daemon).unwrap()).unwrap();
@@ -623,7 +790,7 @@ async fn release_leaves_no_mount_no_process_and_no_socket() {
     drop(overlay);
     let done = daemon.release(&[]).text();
     assert!(done.contains("released"), "{done}");
-    assert_eq!(daemon.mounts().len(), 0);
+    assert_eq!((daemon.mounts().len(), daemon.has_devices()), (0, false));
     assert!(process.wait(PATIENCE).unwrap());
     assert!(!daemon.root.join("keeper.sock").exists());
     assert_eq!(daemon.release(&[]).text().trim(), "nothing is mounted");
@@ -740,7 +907,13 @@ const HIGH: usize = 500;
 #[tokio::test(flavor = "multi_thread")]
 async fn systemd_keeps_descriptors_and_hands_them_to_the_next() {
     let Some(_alone) = alone().await else { return };
-    let toy = Toy::make().await;
+    for front_end in front_ends() {
+        systemd_keeps_descriptors_and_hands_them_to_the_next_by(front_end).await;
+    }
+}
+
+async fn systemd_keeps_descriptors_and_hands_them_to_the_next_by(front_end: FrontEnd) {
+    let toy = Toy::make(front_end).await;
     let manager = Manager::start();
     let mut daemon = toy.prepared("");
     daemon.socket = manager.path("s");

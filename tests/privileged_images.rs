@@ -1,5 +1,5 @@
-//! Lower directories of images as the kernel shows them. Needs root and /dev/fuse; says so when it
-//! skips.
+//! Lower directories of images as the kernel shows them, by each front end. Needs root and /dev/fuse;
+//! says so when it skips.
 
 // A test that cannot go on panics, in its helpers too.
 #![allow(clippy::unwrap_used)]
@@ -13,9 +13,9 @@ use fixture::can_mount;
 use futures::future::join_all;
 use nacre::{
     index::write::Format,
-    mount::MountOptions,
+    mount::{self, MountOptions},
     snapshotter::{
-        images::{Fuse, Images, ImagesConfig},
+        images::{FrontEnds, Images, ImagesConfig},
         lazy::{Evidence, LazyImages, Verdict},
     },
     sys::mountinfo,
@@ -29,12 +29,19 @@ fn layer(name: &str, byte: u8) -> ToyLayer {
     lazy(Format::Estargz, &[(name, &[byte; 200_000])])
 }
 
-fn config(node: &Node) -> ImagesConfig {
-    let options = MountOptions::new("");
+/// One front end by its name; `auto` comes to the same as one of the others.
+fn config(node: &Node, front_end: mount::FrontEnd) -> ImagesConfig {
+    let (root, options) = (node.path("state"), MountOptions::new(""));
     ImagesConfig {
-        front_end: Arc::new(Fuse::new(options)),
+        front_end: Arc::new(FrontEnds::new(front_end, root, options)),
         ..node.config()
     }
+}
+
+fn front_ends() -> Vec<mount::FrontEnd> {
+    let mut all = fixture::front_ends();
+    all.push(mount::FrontEnd::Auto);
+    all
 }
 
 async fn signed(node: &Node, registry: &FakeRegistry, name: &str, of: &[ToyLayer]) -> ToyImage {
@@ -69,10 +76,16 @@ async fn twenty_callers_share_one_mount_and_images_their_base() {
     if !can_mount() {
         return;
     }
+    for front_end in front_ends() {
+        twenty_callers(front_end).await;
+    }
+}
+
+async fn twenty_callers(front_end: mount::FrontEnd) {
     let (node, registry) = (Node::new(), FakeRegistry::start().await);
     let (base, one, two) = (layer("base", 1), layer("one", 2), layer("two", 3));
     let first = signed(&node, &registry, "app", &[base.clone(), one]).await;
-    let images = Images::new(config(&node)).unwrap();
+    let images = Images::new(config(&node, front_end)).unwrap();
     let found = evidence(&images, &first, 1).await;
     let lowers = join_all((0..20).map(|_| images.lower(&found))).await;
     let lower = lowers[0].as_ref().unwrap().clone();
@@ -98,6 +111,8 @@ async fn twenty_callers_share_one_mount_and_images_their_base() {
     assert!(!lower.exists());
     drop(images);
     assert_eq!(mounts(&node), 0);
+    let devices = node.path("state/devices").canonicalize();
+    assert!(devices.is_err() || mountinfo::at(&devices.unwrap()).unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,6 +120,12 @@ async fn a_poisoned_image_gives_eio() {
     if !can_mount() {
         return;
     }
+    for front_end in front_ends() {
+        a_poisoned_image(front_end).await;
+    }
+}
+
+async fn a_poisoned_image(front_end: mount::FrontEnd) {
     let (node, registry) = (Node::new(), FakeRegistry::start().await);
     let mut evil = lazy(Format::Estargz, &[("base", &[9; 200_000]), ("b", b"b")]);
     evil.diff_id = layer("base", 1).diff_id;
@@ -112,7 +133,7 @@ async fn a_poisoned_image_gives_eio() {
     let gated = Arc::new(Gated::default());
     let config = ImagesConfig {
         repositories: Arc::clone(&gated) as _,
-        ..config(&node)
+        ..config(&node, front_end)
     };
     let images = Images::new(config).unwrap();
     let lower = images.lower(&evidence(&images, &image, 0).await).await;

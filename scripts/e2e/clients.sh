@@ -186,7 +186,8 @@ nerd() {
 # Lines of nacre's log that have TEXT.
 logged() { grep -c -- "$1" "$here/nacre.log" || true; }
 
-fuse_mounts() { mounts_below "$here" fuse.nacre | wc -l; }
+# Lower directories, by whichever front end.
+image_mounts() { mounts_below "$here/nacre/images"; }
 
 # layer_digest REPOSITORY:TAG NUMBER
 layer_digest() {

@@ -12,7 +12,7 @@ pulls_lazily() {
   same "lazy layers" "$(logged 'layer is mounted lazily')" "$lazy"
   cri_pull "$image"
   pod_runs pod "$image" "$application"
-  same "mounts" "$(fuse_mounts)" 1
+  same "mounts" "$(image_mounts | wc -l)" 1
   for number in 0 1; do
     if [ "$number" -lt "$lazy" ]; then
       same "downloaded of layer $number" "$(downloaded "$from" "$(layer_digest "$image" "$number")")" 0
@@ -58,7 +58,7 @@ scenario_ordinary() {
   pod_runs pod open/ordinary:1 one
   is_downloaded "$from" open/ordinary:1 0
   is_downloaded "$from" open/ordinary:1 1
-  same "mounts" "$(fuse_mounts)" 0
+  same "mounts" "$(image_mounts | wc -l)" 0
 }
 
 scenario_mixed() {
@@ -79,7 +79,7 @@ scenario_multi_arch() {
   runs signed/multi:1 ctr one
   cri_pull signed/multi:1
   pod_runs pod signed/multi:1 one
-  same "mounts" "$(fuse_mounts)" 1
+  same "mounts" "$(image_mounts | wc -l)" 1
   pull "signed/multi@sha256:$index"
   runs "signed/multi@sha256:$index" by-index one
   same "downloaded" "$(downloaded "$from" "$(layer_digest signed/multi:own 0)")" 0
@@ -105,7 +105,7 @@ scenario_without_labels() {
   start
   ctr images pull "${client[@]}" --plain-http --snapshotter "$snapshotter" "$registry/open/lazy:1"
   runs open/lazy:1 ctr one
-  same "mounts" "$(fuse_mounts)" 0
+  same "mounts" "$(image_mounts | wc -l)" 0
 }
 
 # Layers that are in use are checked in the background.

@@ -17,7 +17,7 @@ scenario_twenty_containers() {
     same "container $number" "$(cat "$here/said/$number")" "$(right one)"
   done
   same "running containers" "$(ctr tasks ls -q | wc -l)" 20
-  same "mounts" "$(fuse_mounts)" 1
+  same "mounts" "$(image_mounts | wc -l)" 1
   for number in $(seq 20); do
     ctr tasks kill -s KILL "$unique-$number"
   done
@@ -70,7 +70,7 @@ scenario_nothing_left() {
   # Mounts and documents are spared for a while, as for a pull that is under way.
   stop nacre
   serve_again
-  same "mounts" "$(fuse_mounts)" 0
+  same "mounts" "$(image_mounts | wc -l)" 0
   same "directories of mounts" "$(ls "$here/nacre/images")" ""
   same "kept files" "$(find "$here/nacre/kept" -type f)" ""
 }
@@ -148,7 +148,7 @@ scenario_new_containers_after_crash() {
   stop nacre KILL
   serve_again
   runs signed/encrypted:1 after one
-  same "mounts" "$(fuse_mounts)" 1
+  same "mounts" "$(image_mounts | wc -l)" 1
   cri_pull signed/encrypted:1
   pod_runs pod signed/encrypted:1 one
 }

@@ -239,10 +239,7 @@ kill_tree() {
   kill -KILL "$1" 2>/dev/null || true
 }
 
-# mounts_below DIRECTORY [TYPE]: mount points of this mount namespace.
+# mounts_below DIRECTORY: mount points of this mount namespace.
 mounts_below() {
-  awk -v below="$1/" -v type="${2-}" '{
-    for (i = 7; $i != "-"; i++);
-    if (index($5, below) == 1 && (type == "" || $(i + 1) == type)) print $5
-  }' /proc/self/mountinfo
+  awk -v below="$1/" 'index($5, below) == 1 { print $5 }' /proc/self/mountinfo
 }

@@ -276,6 +276,14 @@ impl StoreArgs {
         })
     }
 
+    /// Where metadata images of EROFS mounts may be written, best first: a disk, not memory, and not
+    /// the upper layer of a container.
+    pub(super) fn image_directories(&self) -> Vec<PathBuf> {
+        let store = (self.store_mib > 0).then(|| self.directory().ok());
+        let others = [PathBuf::from("/var/tmp"), std::env::temp_dir()];
+        store.flatten().into_iter().chain(others).collect()
+    }
+
     fn directory(&self) -> Result<PathBuf> {
         if let Some(directory) = &self.store {
             return Ok(directory.clone());

@@ -17,7 +17,7 @@ use crate::{
     mount::MountOptions,
     snapshotter::{
         LazyImages, NoLazyImages, Snapshotter,
-        images::{Fuse, Images},
+        images::{FrontEnds, Images},
     },
     source::registry::HandedLogins,
 };
@@ -66,7 +66,9 @@ impl Behind {
             reads: reads.clone(),
             ..MountOptions::new("image")
         };
-        images.front_end = Arc::new(Fuse::handing_over(options, keeper, kept));
+        let (choice, root) = (config.front_end, config.root.clone());
+        let front_end = FrontEnds::handing_over(choice, root, options, keeper, kept);
+        images.front_end = Arc::new(front_end);
         let images = Some(Arc::new(Images::new(images)?));
         Ok(Self { images, reads })
     }

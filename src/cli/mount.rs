@@ -19,7 +19,7 @@ use super::{
 use crate::{
     engine::{EngineSnapshot, FollowConfig, ReadFile},
     error::{Error, Result},
-    mount::{self, MountOptions, Mounted, StopSignals, UmountOptions, daemon},
+    mount::{self, FrontEnd, MountOptions, Mounted, StopSignals, UmountOptions, daemon},
     open::OpenImage,
     source::TrafficSnapshot,
     store::StoreSnapshot,
@@ -49,6 +49,9 @@ pub(super) struct Mount {
     /// How far the kernel reads ahead, in KiB.
     #[arg(long, value_name = "KIB")]
     read_ahead_kib: Option<u32>,
+    /// How the kernel sees the image: fuse, erofs, or auto for erofs where it works.
+    #[arg(long, value_name = "FRONT_END", default_value_t)]
+    front_end: FrontEnd,
     /// Do not fetch ahead what the image's profile names.
     #[arg(long)]
     no_profile: bool,
@@ -76,6 +79,7 @@ struct Ready<'a> {
     manifest: String,
     class: String,
     directory: &'a Path,
+    front_end: FrontEnd,
     inodes: usize,
     image_bytes: u64,
     traffic: TrafficSnapshot,
@@ -156,7 +160,14 @@ impl Mount {
             ..MountOptions::new(self.image.reference.to_string())
         };
         let reader = Arc::clone(&image.engine) as Arc<dyn ReadFile>;
-        let mounted = mount::mount(Arc::clone(&image.tree), reader, &self.directory, &options)?;
+        let mounted = mount::mount_by(
+            self.front_end,
+            Arc::clone(&image.tree),
+            reader,
+            &self.directory,
+            &self.store.image_directories(),
+            &options,
+        )?;
         Ok(Serving {
             image,
             mounted,
@@ -193,6 +204,7 @@ impl Serving {
             manifest: self.image.grant.manifest_digest().to_string(),
             class: self.image.grant.class().to_string(),
             directory: &mount.directory,
+            front_end: self.mounted.front_end(),
             inodes: self.image.tree.inode_count(),
             image_bytes: self.image.blob_bytes(),
             traffic: self.image.traffic.snapshot(),
@@ -203,9 +215,10 @@ impl Serving {
     fn text(&self, mount: &Mount) -> String {
         let ready = self.ready(mount);
         format!(
-            "{}\nmounted on {} in {:.3} s: {} inodes, {} of {} fetched in {} requests",
+            "{}\nmounted on {} ({}) in {:.3} s: {} inodes, {} of {} fetched in {} requests",
             self.image.grant,
             ready.directory.display(),
+            ready.front_end,
             ready.seconds,
             ready.inodes,
             bytes(ready.traffic.bytes),

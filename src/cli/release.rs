@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Kind, Result},
     keeper::KeeperProcess,
     mount::{self, Left},
+    snapshotter::images::devices_of,
 };
 
 /// Options of `nacre release`.
@@ -60,9 +61,11 @@ impl Release {
             Kind::Busy => error.with_hint("stop the daemon that serves it first"),
             _ => error,
         })?;
-        let (gone, left): (Vec<Left>, Vec<Left>) =
-            { mount::release(&config.mounts_root(), self.force)?.into_iter() }
-                .partition(|it| it.gone);
+        let mut found = mount::release(&config.mounts_root(), self.force)?;
+        // After what hangs on them.
+        let devices = mount::release_devices(&devices_of(&config.root), self.force)?;
+        found.extend(devices.filter(|it| it.gone));
+        let (gone, left): (Vec<Left>, Vec<Left>) = found.into_iter().partition(|it| it.gone);
         for Left {
             directory, users, ..
         } in gone.iter().filter(|it| !it.users.is_empty())

@@ -223,6 +223,7 @@ fn mounts(mounts: &[Mount]) -> Vec<String> {
                 format!("{} of {}", bytes(it.fetched_bytes), bytes(it.bytes)),
                 it.reads.to_string(),
                 it.failed_reads.to_string(),
+                it.front_end.clone(),
                 match (&it.poisoned, it.alive) {
                     (Some(_), _) => "POISONED".to_owned(),
                     (None, false) => "GONE".to_owned(),
@@ -242,6 +243,7 @@ fn mounts(mounts: &[Mount]) -> Vec<String> {
         "FETCHED",
         "READS",
         "FAILED",
+        "BY",
         "STATE",
         "DIRECTORY",
     ];

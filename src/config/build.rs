@@ -15,7 +15,7 @@ use crate::{
     oci::Platform,
     snapshotter::{
         Options as SnapshotterOptions,
-        images::{Confirm, Fuse, ImagesConfig, PolicySource},
+        images::{Confirm, FrontEnds, ImagesConfig, PolicySource},
     },
     source::{
         Access,
@@ -125,8 +125,15 @@ impl Config {
             confirm_after: Duration::from_secs(trust.confirm_after_seconds),
             grace: GRACE,
             adoption_deadline: Duration::from_secs(self.registry.deadline_seconds),
-            front_end: Arc::new(Fuse::new(MountOptions::new("image"))),
+            front_end: self.front_end()?,
         })
+    }
+
+    fn front_end(&self) -> Result<Arc<FrontEnds>> {
+        let (root, options) = (self.root.clone(), MountOptions::new("image"));
+        let front_end = FrontEnds::new(self.front_end, root, options);
+        front_end.check().map_err(|e| e.context("front_end"))?;
+        Ok(Arc::new(front_end))
     }
 
     fn engine(&self) -> EngineConfig {

@@ -20,6 +20,7 @@ pub use self::{build::Surroundings, metrics::MetricsConfig};
 use crate::{
     error::{Error, Result},
     keeper::HandOver,
+    mount::FrontEnd,
 };
 
 /// Every key with its default and what it means.
@@ -38,6 +39,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Mount images lazily, under the policy.
     pub lazy: bool,
+    /// How the kernel sees lazily mounted images.
+    pub front_end: FrontEnd,
     /// Who keeps mounts alive while no daemon is there.
     pub hand_over: HandOver,
     /// `[snapshotter]`
@@ -305,6 +308,7 @@ impl Default for Config {
             root: "/var/lib/nacre".into(),
             socket: "/run/nacre/nacre.sock".into(),
             lazy: true,
+            front_end: FrontEnd::Auto,
             hand_over: HandOver::Auto,
             snapshotter: SnapshotterConfig::default(),
             registry: RegistryConfig::default(),

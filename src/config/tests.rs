@@ -22,6 +22,7 @@ fn what_is_refused_and_why() {
         ("[snapshotter]\nasync = true", "async"),
         ("[extra]", "extra"),
         ("lazy = \"yes\"", "lazy"),
+        ("front_end = \"kernel\"", "kernel"),
         ("hand_over = \"on\"", "on"),
         ("root = \"var\"", "absolute"),
         ("socket = \"nacre.sock\"", "absolute"),

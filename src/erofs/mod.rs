@@ -9,7 +9,7 @@ mod devices;
 mod layout;
 mod write;
 
-pub use devices::{Device, DeviceFilesystem, Devices, Wake};
+pub use devices::{Device, DeviceFilesystem, Devices, NUMBERING};
 pub use layout::{Layout, Piece};
 pub use write::{Written, write};
 

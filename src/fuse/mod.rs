@@ -22,31 +22,24 @@ use crate::engine::{FileData, ReadFile};
 use crate::error::{Error, Kind as ErrorKind};
 use crate::tree::{Attributes, Ino, Kind, Tree};
 
+mod handshake;
 mod quiet;
 mod shown;
 mod throttle;
 
+pub use handshake::Handshake;
 pub use shown::{Reads, Shown};
 
+pub(crate) use handshake::Wanted;
 pub(crate) use quiet::refusals;
 pub(crate) use throttle::Throttle;
 
 /// A tree as the kernel's requests see it.
 pub struct TreeFilesystem {
     shared: Arc<Shared>,
-    wanted: InitFlags,
-    handshake: Arc<OnceLock<Handshake>>,
+    wanted: Wanted,
     opens_without_asking: bool,
     directories_open_without_asking: bool,
-}
-
-/// What the kernel and the first session of a file system agreed on; it holds for all later ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Handshake {
-    /// Minor version of the kernel's protocol.
-    pub minor: u32,
-    /// What the kernel offered of what was wanted: the bits of [`InitFlags`].
-    pub flags: u64,
 }
 
 /// What a read that is still under way needs.
@@ -82,8 +75,7 @@ impl TreeFilesystem {
         };
         Self {
             shared: Arc::new(shared),
-            wanted: WANTED,
-            handshake: Arc::default(),
+            wanted: Wanted::new(WANTED),
             opens_without_asking: false,
             directories_open_without_asking: false,
         }
@@ -93,21 +85,21 @@ impl TreeFilesystem {
     /// that this one has read and not answered.
     #[must_use]
     pub fn for_hand_over(mut self) -> Self {
-        self.wanted |= InitFlags::FUSE_HAS_RESEND;
+        self.wanted.for_hand_over();
         self
     }
 
     /// What is agreed on with the kernel; set once the session has begun.
     #[must_use]
     pub fn handshake(&self) -> Arc<OnceLock<Handshake>> {
-        Arc::clone(&self.handshake)
+        self.wanted.agreed()
     }
 
     /// For a session that answers one user only: fuser then looks at each request's user, which
     /// the kernel leaves out where mounts may map users.
     #[must_use]
     pub fn for_one_user(mut self) -> Self {
-        self.wanted -= InitFlags::FUSE_ALLOW_IDMAP;
+        self.wanted.without(InitFlags::FUSE_ALLOW_IDMAP);
         self
     }
 
@@ -194,23 +186,9 @@ impl std::fmt::Debug for TreeFilesystem {
 
 impl Filesystem for TreeFilesystem {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for flag in self.wanted.iter() {
-            if config.add_capabilities(flag).is_err() {
-                tracing::debug!(?flag, "the kernel does not have this");
-            }
-        }
-        let offered = config.capabilities();
-        // A session has one.
-        let _ = self.handshake.set(Handshake {
-            minor: config.kernel_abi().1,
-            flags: offered.intersection(self.wanted).bits(),
-        });
+        let offered = self.wanted.agree(config);
         self.opens_without_asking = offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
         self.directories_open_without_asking = offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
-        // The nearest that is allowed is as good, so the results do not matter.
-        let _ = config.set_max_background(MAX_BACKGROUND);
-        let _ = config.set_congestion_threshold(MAX_BACKGROUND);
-        let _ = config.set_max_write(MAX_REQUEST);
         Ok(())
     }
 
@@ -509,10 +487,6 @@ const GENERATION: Generation = Generation(0);
 /// `.` and `..`.
 const DOTS: usize = 2;
 const BLOCK: u32 = 4096;
-/// Readahead requests under way at once: what a fast link keeps in flight.
-const MAX_BACKGROUND: u16 = 128;
-/// Largest request; the kernel's own limit by default.
-const MAX_REQUEST: u32 = 1 << 20;
 /// Failed reads that are logged one by one before the log is limited.
 const LOGGED_AT_ONCE: u32 = 8;
 /// And then one each:

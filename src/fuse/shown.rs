@@ -30,7 +30,8 @@ struct Counter {
 }
 
 /// One read under way.
-pub(super) struct Read(Arc<Counter>);
+#[derive(Debug)]
+pub(crate) struct Read(Arc<Counter>);
 
 // === impl Shown ===
 
@@ -93,7 +94,7 @@ impl Reads {
         !waited.timed_out()
     }
 
-    pub(super) fn begin(&self) -> Read {
+    pub(crate) fn begin(&self) -> Read {
         self.0.count.fetch_add(1, Ordering::SeqCst);
         Read(Arc::clone(&self.0))
     }

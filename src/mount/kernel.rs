@@ -15,6 +15,8 @@ use crate::error::{Error, Kind, Result};
 
 /// What `mountinfo` and `mount` show as the type.
 pub(super) const MOUNT_TYPE: &str = "fuse.nacre";
+/// The second half of [`MOUNT_TYPE`].
+pub(super) const SUBTYPE: &str = "nacre";
 
 /// How a mount went away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

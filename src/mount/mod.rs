@@ -12,14 +12,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use fuser::{Config, MountOption, Session, SessionACL};
 use nix::unistd::geteuid;
-use tokio::sync::Notify;
 
+use self::session::SessionEnd;
 use crate::engine::ReadFile;
 use crate::error::{Error, Kind, Result};
 use crate::fuse::{Handshake, Reads, Shown, TreeFilesystem};
@@ -28,13 +28,18 @@ use crate::tree::Tree;
 
 mod adopt;
 pub mod daemon;
+mod erofs;
+mod front_end;
 mod kernel;
 mod release;
+mod session;
 mod signals;
 mod unmount;
 
 pub use adopt::{Adopted, adopt};
-pub use release::{Left, release};
+pub use erofs::{DeviceMount, Erofs, ErofsMounted, Overlays, adopt_devices, connection_at};
+pub use front_end::{FrontEnd, mount_by};
+pub use release::{Left, release, release_devices};
 pub use signals::StopSignals;
 pub use unmount::{UmountOptions, umount};
 
@@ -68,6 +73,7 @@ pub struct MountOptions {
 pub struct Mounted {
     directory: PathBuf,
     device: (u32, u32),
+    front_end: FrontEnd,
     session: Arc<SessionEnd>,
     open: bool,
     stays: bool,
@@ -92,18 +98,6 @@ pub enum Unmounted {
     /// process ends.
     StillUsed,
 }
-
-/// Set when the session's threads have ended: the file system is gone from the kernel.
-#[derive(Debug, Default)]
-struct SessionEnd {
-    ended: Mutex<Option<Result<(), String>>>,
-    changed: Condvar,
-    notify: Notify,
-    when_gone: Mutex<Option<WhenGone>>,
-}
-
-/// What is done when a file system is gone.
-struct WhenGone(Box<dyn FnOnce() + Send>);
 
 /// Mounts `tree` over `directory` and serves it in background threads; `reader` has its bytes.
 ///
@@ -145,6 +139,7 @@ pub fn mount(
     let mut mounted = Mounted {
         directory,
         device: mount.device,
+        front_end: FrontEnd::Fuse,
         session: Arc::default(),
         open: true,
         stays: false,
@@ -157,7 +152,7 @@ pub fn mount(
             handshake: *handshake,
         });
     }
-    mounted.serve_in_background(session)?;
+    session::serve(session, &mounted.session)?;
     mounted.check_answers()?;
     if let (true, Some(file)) = (options.hand_over, file) {
         mounted.open_once(&file);
@@ -219,6 +214,12 @@ impl Mounted {
         &self.directory
     }
 
+    /// Whether it is a FUSE mount or an EROFS mount.
+    #[must_use]
+    pub fn front_end(&self) -> FrontEnd {
+        self.front_end
+    }
+
     /// Device number of its file system.
     #[must_use]
     pub fn device(&self) -> (u32, u32) {
@@ -247,7 +248,7 @@ impl Mounted {
     /// Does `what` when the file system is gone from the kernel, at once if it is. Not when its
     /// session ends because of an error.
     pub fn when_gone(&self, what: impl FnOnce() + Send + 'static) {
-        self.session.when_gone(WhenGone(Box::new(what)));
+        self.session.when_gone(what);
     }
 
     /// Unmounts; if that is not possible because it is in use, takes it out of sight, with a
@@ -313,19 +314,6 @@ impl Mounted {
         unmounted.map_err(|error| Error::internal("unmount").with_source(error))?
     }
 
-    fn serve_in_background(&self, session: Session<TreeFilesystem>) -> Result<()> {
-        let end = Arc::clone(&self.session);
-        let thread = thread::Builder::new().name("fuse-session".to_owned());
-        let started = thread.spawn(move || {
-            let result = session.run();
-            end.set(result.map_err(|error| error.to_string()));
-        });
-        match started {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Error::io("thread of the FUSE session", error)),
-        }
-    }
-
     /// One round trip through the kernel: threads that died at once would leave a dead mount.
     fn check_answers(&self) -> Result<()> {
         let answer = fs::metadata(&self.directory);
@@ -345,27 +333,8 @@ impl Mounted {
         }
     }
 
-    /// Takes the mount away if it is still there and ours: what another has mounted at the same
-    /// place since is not.
     fn detach(&self) -> Result<()> {
-        let ours =
-            |mount: &MountEntry| mount.device == self.device && mount.mount_point == self.directory;
-        if !mountinfo::read()?.iter().any(ours) {
-            return Ok(());
-        }
-        let directory = self.directory.display();
-        match mountinfo::at(&self.directory)? {
-            Some(top) if ours(&top) => {}
-            Some(top) => {
-                let message = format!("{directory} is hidden below a mount of {}", top.kind);
-                return Err(Error::new(Kind::Busy, message));
-            }
-            None => return Ok(()),
-        }
-        if kernel::detach(&self.directory, true)? == kernel::Detached::Lazily {
-            tracing::warn!(%directory, "in use: detached, and gone when its last user is");
-        }
-        Ok(())
+        detach_ours(&self.directory, self.device, true)
     }
 }
 
@@ -377,62 +346,6 @@ impl Drop for Mounted {
         {
             tracing::warn!(%error, "mount stays behind");
         }
-    }
-}
-
-// === impl SessionEnd ===
-
-impl SessionEnd {
-    fn set(&self, result: Result<(), String>) {
-        let gone = result.is_ok();
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-        self.changed.notify_all();
-        self.notify.notify_waiters();
-        let mut waiting = self
-            .when_gone
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let what = waiting.take();
-        drop(waiting);
-        if let (true, Some(WhenGone(what))) = (gone, what) {
-            what();
-        }
-    }
-
-    fn when_gone(&self, what: WhenGone) {
-        let mut waiting = self
-            .when_gone
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match self.result() {
-            None => *waiting = Some(what),
-            Some(Ok(())) => {
-                drop(waiting);
-                (what.0)();
-            }
-            Some(Err(_)) => {}
-        }
-    }
-
-    fn result(&self) -> Option<Result<(), String>> {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.clone()
-    }
-
-    /// Whether it has ended, after at most `patience`.
-    fn wait(&self, patience: Duration) -> bool {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .changed
-            .wait_timeout_while(ended, patience, |ended| ended.is_none());
-        let (ended, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        ended.is_some()
-    }
-}
-
-impl fmt::Debug for WhenGone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WhenGone")
     }
 }
 
@@ -451,7 +364,7 @@ fn check_directory(directory: &Path) -> Result<PathBuf> {
     // Without a look at the directory itself, which may be a dead mount.
     let place = unmount::place(directory)?;
     if let Some(mount) = mountinfo::at(&place)?
-        && mount.kind == kernel::MOUNT_TYPE
+        && front_end::of(&mount).is_some()
     {
         let message = format!("{shown} has {} mounted", mount.source.display());
         let hint = format!("nacre umount {shown}");
@@ -519,6 +432,28 @@ fn session_by_helper(
             user_allow_other in /etc/fuse.conf to let others look in";
         Error::io(what, error).with_hint(hint)
     })
+}
+
+/// Takes the mount of a file system at `directory` away if it is still there: what another has mounted
+/// at the same place since is not. Says if it is in use, where that is `worth_saying`.
+fn detach_ours(directory: &Path, device: (u32, u32), worth_saying: bool) -> Result<()> {
+    let ours = |mount: &MountEntry| mount.device == device && mount.mount_point == directory;
+    if !mountinfo::read()?.iter().any(ours) {
+        return Ok(());
+    }
+    let shown = directory.display();
+    match mountinfo::at(directory)? {
+        Some(top) if ours(&top) => {}
+        Some(top) => {
+            let message = format!("{shown} is hidden below a mount of {}", top.kind);
+            return Err(Error::new(Kind::Busy, message));
+        }
+        None => return Ok(()),
+    }
+    if kernel::detach(directory, true)? == kernel::Detached::Lazily && worth_saying {
+        tracing::warn!(directory = %shown, "in use: detached, and gone when its last user is");
+    }
+    Ok(())
 }
 
 fn detach_quietly(directory: &Path) {

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::kernel::{self, Detached, MOUNT_TYPE};
+use super::front_end;
+use super::kernel::{self, Detached};
 use crate::error::{Error, Kind, Result};
 use crate::sys::mountinfo::{self, MountEntry};
 use crate::sys::processes::{self, Server, User, Watched};
@@ -30,16 +31,15 @@ pub fn umount(directory: &Path, options: UmountOptions) -> Result<()> {
     let Some(mount) = mountinfo::at(&place)? else {
         return Err(Error::not_found(format!("{shown} is not a mount point")));
     };
-    if mount.kind != MOUNT_TYPE {
+    let Some((_, connection)) = front_end::of(&mount) else {
         let source = mount.source.display();
         let message = format!(
             "{shown} is a mount of {} ({source}), not of nacre",
             mount.kind
         );
         return Err(Error::invalid(message).with_hint(format!("umount {shown}")));
-    }
-    let (_, minor) = mount.device;
-    let server = processes::server_of(minor, &place);
+    };
+    let server = processes::server_of(connection, &place);
     let server = server.filter(|it| it.pid != std::process::id());
     // Before the unmount, so that the number cannot be another process' by then.
     let watched = server.as_ref().and_then(|it| Watched::new(it.pid));
@@ -52,7 +52,7 @@ pub fn umount(directory: &Path, options: UmountOptions) -> Result<()> {
     let (Some(server), Some(watched)) = (server, watched) else {
         return Ok(());
     };
-    if options.lazy || has_let_go(&server, &watched, minor, options.timeout)? {
+    if options.lazy || has_let_go(&server, &watched, connection, options.timeout)? {
         return Ok(());
     }
     let message = format!(
@@ -77,8 +77,10 @@ pub(super) fn place(directory: &Path) -> Result<PathBuf> {
             };
             parent.canonicalize().and_then(|parent| {
                 let place = parent.join(name);
-                let link = fs::symlink_metadata(&place).is_ok_and(|it| it.is_symlink());
-                if link {
+                // A mount point is no link, and may have nobody who would say so.
+                let mounted = mountinfo::at(&place).is_ok_and(|mount| mount.is_some());
+                let link = || fs::symlink_metadata(&place).is_ok_and(|it| it.is_symlink());
+                if !mounted && link() {
                     place.canonicalize()
                 } else {
                     Ok(place)

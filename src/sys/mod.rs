@@ -1,6 +1,7 @@
 //! What needs `unsafe` or reads the kernel's text files raw.
 
 pub mod descriptors;
+pub mod loop_device;
 pub mod mountinfo;
 pub mod processes;
 pub mod systemd;

@@ -243,6 +243,12 @@ impl Daemon {
         let ours = all.filter(|it| it.mount_point.starts_with(&images));
         ours.map(|it| it.mount_point).collect()
     }
+
+    /// Whether the file system that EROFS mounts hang on is mounted.
+    pub fn has_devices(&self) -> bool {
+        let devices = self.root.canonicalize().unwrap().join("devices");
+        nacre::sys::mountinfo::at(&devices).unwrap().is_some()
+    }
 }
 
 impl Drop for Daemon {
@@ -257,6 +263,7 @@ impl Drop for Daemon {
         } else {
             ran.ok();
             assert_eq!(self.mounts(), <[PathBuf; 0]>::default());
+            assert!(!self.has_devices());
         }
     }
 }

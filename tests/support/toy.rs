@@ -16,6 +16,7 @@ use nacre::{
     image::sign::{self, SigningKey},
     index::write::{Format, WriteOptions, write_layer},
     keys::KeyConfig,
+    mount,
     oci::{
         Descriptor, Digest, Location, Platform, RawManifest, Reference, RegistryReference,
         media_type,
@@ -295,6 +296,10 @@ impl FrontEnd for Memory {
 }
 
 impl Mount for InMemory {
+    fn front_end(&self) -> mount::FrontEnd {
+        mount::FrontEnd::Fuse
+    }
+
     fn is_alive(&self) -> bool {
         self.1.lock().unwrap().contains_key(&self.0)
     }

@@ -120,6 +120,24 @@ impl Device {
         }
     }
 
+    /// Whether it is the device that the kernel knows by `number`. One of another layout has its name
+    /// and would give other bytes; the log says so.
+    pub(super) fn means(&self, number: u64) -> bool {
+        if self.number == number {
+            return true;
+        }
+        if let Some(suppressed) = self.shared.errors.admit(Instant::now()) {
+            let image = &self.shared.image;
+            tracing::error!(
+                event = "request_failed",
+                image,
+                suppressed,
+                "answered with EIO: the mount was made for another layout of this image"
+            );
+        }
+        false
+    }
+
     pub(super) fn key(&self) -> u32 {
         key_of(self.number)
     }
@@ -159,13 +177,15 @@ impl Shared {
         };
         let path = self.tree.path(ino);
         tracing::error!(
+            event = "read_failed",
             image = self.image,
             file = %path.escape_ascii(),
             offset = range.start,
             length = range.end - range.start,
             kind = error.kind().as_str(),
             suppressed,
-            "read answered with EIO: {error}"
+            %error,
+            "read answered with EIO"
         );
     }
 }
@@ -248,6 +268,10 @@ fn zeros(count: u32) -> Bytes {
         Bytes::from(vec![0; count])
     }
 }
+
+/// Version of how the number of a device follows from its name, its tree and its indexes. The kernel
+/// remembers numbers as long as a mount lives, so that a successor must come to the same ones.
+pub const NUMBERING: u32 = 1;
 
 /// Failed reads that are logged one by one before the log is limited.
 const LOGGED_AT_ONCE: u32 = 8;

@@ -6,6 +6,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -15,36 +16,50 @@ use fuser::{
 };
 
 use super::{Device, Devices};
-use crate::fuse::refusals;
+use crate::fuse::{Handshake, Reads, Wanted, refusals};
 
 /// A directory with a file for each device.
 #[derive(Debug)]
-pub struct DeviceFilesystem(Devices);
+pub struct DeviceFilesystem {
+    devices: Devices,
+    wanted: Wanted,
+    reads: Reads,
+}
 
 // === impl DeviceFilesystem ===
 
 impl DeviceFilesystem {
-    pub(super) fn new(devices: Devices) -> DeviceFilesystem {
-        DeviceFilesystem(devices)
+    pub(super) fn new(devices: Devices, reads: Reads) -> DeviceFilesystem {
+        DeviceFilesystem {
+            devices,
+            wanted: Wanted::new(WANTED),
+            reads,
+        }
+    }
+
+    /// For a session that another process may take over: that one asks the kernel for the requests
+    /// that this one has read and not answered.
+    #[must_use]
+    pub fn for_hand_over(mut self) -> Self {
+        self.wanted.for_hand_over();
+        self
+    }
+
+    /// What is agreed on with the kernel; set once the session has begun.
+    #[must_use]
+    pub fn handshake(&self) -> Arc<OnceLock<Handshake>> {
+        self.wanted.agreed()
     }
 }
 
 impl Filesystem for DeviceFilesystem {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for flag in WANTED.iter() {
-            if config.add_capabilities(flag).is_err() {
-                tracing::debug!(?flag, "the kernel does not have this");
-            }
-        }
-        // The nearest that is allowed is as good, so the results do not matter.
-        let _ = config.set_max_background(MAX_BACKGROUND);
-        let _ = config.set_congestion_threshold(MAX_BACKGROUND);
-        let _ = config.set_max_write(MAX_REQUEST);
+        self.wanted.agree(config);
         Ok(())
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let device = { name.to_str() }.and_then(|name| self.0.named(name));
+        let device = { name.to_str() }.and_then(|name| self.devices.named(name));
         match device {
             Some(device) if parent == INodeNo::ROOT => {
                 reply.entry_with_ttls(
@@ -62,14 +77,14 @@ impl Filesystem for DeviceFilesystem {
         if ino == INodeNo::ROOT {
             return reply.attr(&FOREVER, &directory_attr());
         }
-        self.0.when_there(ino.0, move |device| match device {
+        self.devices.when_there(ino.0, move |device| match device {
             Some(device) => reply.attr(&FOREVER, &file_attr(&device)),
             None => reply.error(Errno::ESTALE),
         });
     }
 
     fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        if self.0.opened(ino.0) {
+        if self.devices.opened(ino.0) {
             reply.opened(FileHandle(0), OPENED);
         } else {
             // The kernel looks the name up again.
@@ -88,7 +103,7 @@ impl Filesystem for DeviceFilesystem {
         reply: ReplyEmpty,
     ) {
         reply.ok();
-        self.0.closed(ino.0);
+        self.devices.closed(ino.0);
     }
 
     fn read(
@@ -102,14 +117,18 @@ impl Filesystem for DeviceFilesystem {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.0.when_there(ino.0, move |device| {
+        let under_way = self.reads.begin();
+        self.devices.when_there(ino.0, move |device| {
             let Some(device) = device else {
                 return reply.error(Errno::EIO);
             };
-            let done = move |result: crate::Result<bytes::Bytes>| match result {
-                Ok(bytes) => reply.data(&bytes),
-                // It has been logged with the name of the file.
-                Err(_) => reply.error(Errno::EIO),
+            let done = move |result: crate::Result<bytes::Bytes>| {
+                match result {
+                    Ok(bytes) => reply.data(&bytes),
+                    // It has been logged with the name of the file.
+                    Err(_) => reply.error(Errno::EIO),
+                }
+                drop(under_way);
             };
             device.read(offset, size, Box::new(done));
         });
@@ -127,8 +146,8 @@ impl Filesystem for DeviceFilesystem {
             return reply.error(Errno::ENOTDIR);
         }
         let dots = [".", ".."].map(|name| (INodeNo::ROOT, FileType::Directory, name.to_owned()));
-        let devices = self.0.names().into_iter().filter_map(|name| {
-            let number = self.0.named(&name)?.number();
+        let devices = self.devices.names().into_iter().filter_map(|name| {
+            let number = self.devices.named(&name)?.number();
             Some((INodeNo(number), FileType::RegularFile, name))
         });
         let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -142,7 +161,7 @@ impl Filesystem for DeviceFilesystem {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let devices = self.0.count() as u64;
+        let devices = self.devices.count() as u64;
         reply.statfs(0, 0, 0, devices + 1, 0, BLOCK, 255, BLOCK);
     }
 
@@ -188,7 +207,3 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_DIO.union(InitFlags::FUSE_EXPLIC
 /// What a device is never changes. 34 years, because the kernel adds it to its clock.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
 const BLOCK: u32 = 4096;
-/// Requests under way at once that nobody waits for: what a fast link keeps in flight.
-const MAX_BACKGROUND: u16 = 128;
-/// Largest request; the kernel's own limit by default.
-const MAX_REQUEST: u32 = 1 << 20;

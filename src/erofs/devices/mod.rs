@@ -9,20 +9,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use std::time::{Duration, Instant};
+
 use crate::error::{Error, Kind, Result};
+use crate::fuse::{Reads, Throttle};
 
 mod device;
 mod filesystem;
 
-pub use device::Device;
+pub use device::{Device, NUMBERING};
 pub use filesystem::DeviceFilesystem;
 
 /// The devices of one file system; clones share them.
 #[derive(Clone, Default)]
 pub struct Devices(Arc<Mutex<Table>>);
-
-/// Called once, when somebody reads an expected device that is not there yet.
-pub type Wake = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct Table {
@@ -43,8 +43,16 @@ struct Served {
 /// A device that an earlier process served and this one will.
 struct Expected {
     name: String,
-    wake: Option<Wake>,
+    /// What log lines call it.
+    image: String,
+    /// Why requests fail, if they do not wait.
+    failing: Option<Failing>,
     waiting: Vec<Waiting>,
+}
+
+struct Failing {
+    why: Error,
+    log: Arc<Throttle>,
 }
 
 /// What goes on when the device is there, or when it is known that it will not come.
@@ -59,38 +67,45 @@ impl Devices {
         Devices::default()
     }
 
-    /// The FUSE file system that shows them.
+    /// The FUSE file system that shows them, and counts `reads`.
     #[must_use]
-    pub fn filesystem(&self) -> DeviceFilesystem {
-        DeviceFilesystem::new(self.clone())
+    pub fn filesystem(&self, reads: Reads) -> DeviceFilesystem {
+        DeviceFilesystem::new(self.clone(), reads)
     }
 
-    /// Adds a device. Reads that have waited for it go on.
+    /// Adds a device. Reads that have waited for it go on. One that was retired and is still open takes
+    /// the place of its predecessor, if the two mean the same.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if there is one of that name, in use or not.
+    /// [`Kind::Busy`] if there is one of that name, or one of another meaning is still in use.
     pub fn add(&self, device: Device) -> Result<()> {
         let key = device.key();
         let device = Arc::new(device);
         let mut table = self.lock();
-        if let Some(other) = table.devices.get(&key) {
-            let what = if other.retired {
-                "its last mount is still in use"
-            } else {
-                "there is one already"
-            };
-            let name = device.name();
-            return Err(Error::new(Kind::Busy, format!("device {name}: {what}")));
-        }
+        let other = table.devices.get(&key);
+        let opens = match other {
+            Some(other) if other.retired && other.device.number() == device.number() => other.opens,
+            Some(other) => {
+                let what = if other.retired {
+                    "one with other files is still in use"
+                } else {
+                    "there is one already"
+                };
+                let name = device.name();
+                return Err(Error::new(Kind::Busy, format!("device {name}: {what}")));
+            }
+            None => u32::from(table.expected.contains_key(&key)),
+        };
         let expected = table.expected.remove(&key);
         let served = Served {
             device: Arc::clone(&device),
-            opens: u32::from(expected.is_some()),
+            opens,
             retired: false,
         };
-        table.devices.insert(key, served);
+        let replaced = table.devices.insert(key, served);
         table.names.insert(device.name().to_owned(), key);
         drop(table);
+        end(replaced);
         for waiting in expected.map_or_else(Vec::new, |it| it.waiting) {
             waiting(Some(Arc::clone(&device)));
         }
@@ -98,14 +113,36 @@ impl Devices {
     }
 
     /// Notes that the mount of an earlier process has the device `name` open, which will be added:
-    /// reads wait for it, and the first one calls `wake`.
-    pub fn expect(&self, name: &str, wake: Wake) {
+    /// requests wait for it. `image` is what log lines call it.
+    pub fn expect(&self, name: &str, image: &str) {
         let expected = Expected {
             name: name.to_owned(),
-            wake: Some(wake),
+            image: image.to_owned(),
+            failing: None,
             waiting: Vec::new(),
         };
         self.lock().expected.insert(device::key(name), expected);
+    }
+
+    /// Fails requests that wait for an expected device, and those to come until it is added; `why` is
+    /// what the log says.
+    pub fn fail(&self, name: &str, why: Error) {
+        let mut table = self.lock();
+        let waiting = match table.expected.get_mut(&device::key(name)) {
+            Some(expected) if expected.name == name => {
+                let log = match expected.failing.take() {
+                    Some(before) => before.log,
+                    None => Arc::new(Throttle::new(LOGGED_AT_ONCE, LOG_EVERY)),
+                };
+                expected.failing = Some(Failing { why, log });
+                std::mem::take(&mut expected.waiting)
+            }
+            _ => Vec::new(),
+        };
+        drop(table);
+        for waiting in waiting {
+            waiting(None);
+        }
     }
 
     /// Takes a device out of sight, and away once the kernel does not have it open. Reads that wait
@@ -137,10 +174,24 @@ impl Devices {
         self.lock().names.keys().cloned().collect()
     }
 
+    /// Whether the device can be found: it was added, and not retired since.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.lock().names.contains_key(name)
+    }
+
     /// How many devices there are, with those that are only kept because they are open.
     #[must_use]
     pub fn count(&self) -> usize {
         self.lock().devices.len()
+    }
+
+    /// Whether none can be found, and none are expected: there may be some that are only kept because
+    /// they are open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let table = self.lock();
+        table.names.is_empty() && table.expected.is_empty()
     }
 
     fn named(&self, name: &str) -> Option<Arc<Device>> {
@@ -183,7 +234,7 @@ impl Devices {
     fn when_there(&self, number: u64, next: impl FnOnce(Option<Arc<Device>>) + Send + 'static) {
         let key = device::key_of(number);
         let next = move |device: Option<Arc<Device>>| {
-            let device = device.filter(|it| it.number() == number);
+            let device = device.filter(|it| it.means(number));
             next(device);
         };
         let mut table = self.lock();
@@ -192,10 +243,22 @@ impl Devices {
             drop(table);
             next(Some(device));
         } else if let Some(expected) = table.expected.get_mut(&key) {
-            expected.waiting.push(Box::new(next));
-            let wake = expected.wake.take();
+            let Some(failing) = &expected.failing else {
+                return expected.waiting.push(Box::new(next));
+            };
+            let said = { failing.log.admit(Instant::now()) }
+                .map(|suppressed| (suppressed, failing.why.to_string()));
+            let image = said.is_some().then(|| expected.image.clone());
             drop(table);
-            wake.into_iter().for_each(|wake| wake());
+            if let (Some((suppressed, why)), Some(image)) = (said, image) {
+                tracing::error!(
+                    event = "request_failed",
+                    image,
+                    suppressed,
+                    "answered with EIO: {why}"
+                );
+            }
+            next(None);
         } else {
             drop(table);
             next(None);
@@ -217,6 +280,11 @@ fn end(device: Option<Served>) {
         tracing::debug!(%error, "no thread to end a device in");
     }
 }
+
+/// Failed requests that are logged one by one before the log is limited.
+const LOGGED_AT_ONCE: u32 = 8;
+/// And then one each:
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 impl fmt::Debug for Devices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -121,6 +121,12 @@ fn a_retired_device_stays_while_it_is_open() {
         devices.add(device("a", &[])).unwrap_err().kind(),
         Kind::Busy
     );
+    // Mounted again while a container still uses the first mount.
+    devices.add(device("a", &[(1, 10)])).unwrap();
+    assert!(devices.opened(number));
+    devices.retire("a");
+    devices.closed(number);
+    assert_eq!(devices.count(), 1);
     devices.closed(number);
     assert_eq!(devices.count(), 0);
     assert!(!ask(&devices, number).recv().unwrap());
@@ -132,16 +138,16 @@ fn a_retired_device_stays_while_it_is_open() {
 #[test]
 fn reads_wait_for_an_expected_device() {
     let devices = Devices::new();
-    let (send, woken) = mpsc::channel();
-    devices.expect("a", Box::new(move || send.send(()).unwrap()));
+    assert!(devices.is_empty());
+    devices.expect("a", "image");
     let later = device("a", &[(1, 10)]);
     let number = later.number();
-    assert!(woken.try_recv().is_err());
     let (one, two) = (ask(&devices, number), ask(&devices, number));
-    assert!(woken.try_recv().is_ok());
     let other_layout = ask(&devices, number ^ 1);
     assert!(one.try_recv().is_err());
+    assert!(!devices.has("a") && !devices.is_empty());
     devices.add(later).unwrap();
+    assert!(devices.has("a"));
     assert!(one.recv().unwrap() && two.recv().unwrap());
     assert!(!other_layout.recv().unwrap());
     // The mount of before has it open.
@@ -154,10 +160,57 @@ fn reads_wait_for_an_expected_device() {
 #[test]
 fn reads_fail_when_an_expected_device_will_not_come() {
     let devices = Devices::new();
-    devices.expect("a", Box::new(|| {}));
+    devices.expect("a", "image");
     let number = device("a", &[(1, 10)]).number();
     let waits = ask(&devices, number);
     devices.retire("a");
     assert!(!waits.recv().unwrap());
     assert!(!ask(&devices, number).recv().unwrap());
+}
+
+#[test]
+fn an_expected_device_fails_requests_until_it_is_there() {
+    let devices = Devices::new();
+    devices.expect("a", "image");
+    let later = device("a", &[(1, 10)]);
+    let number = later.number();
+    let waits = ask(&devices, number);
+    devices.fail("b", Error::invalid("another"));
+    assert!(waits.try_recv().is_err());
+    devices.fail("a", Error::denied("the policy says no"));
+    assert!(!waits.recv().unwrap());
+    assert!(!ask(&devices, number).try_recv().unwrap());
+    devices.add(later).unwrap();
+    assert!(ask(&devices, number).recv().unwrap());
+    // Too late.
+    devices.fail("a", Error::denied("the policy says no"));
+    assert!(ask(&devices, number).recv().unwrap());
+}
+
+/// The kernel asks by these numbers for as long as a mount lives, whichever process answers. If other
+/// numbers are wanted, [`NUMBERING`] must change with them.
+#[test]
+fn numbers_stay_what_they_are() {
+    let files = &[(1, 10), (3, 5000), (2, 0), (4, 1 << 33)];
+    let plain = device("0a0a-3", files).number();
+    let entries = vec![vec![Entry {
+        path: b"sparse"[..].into(),
+        kind: EntryKind::Regular {
+            size: 1 << 30,
+            chunks: 0..9,
+        },
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime: 0,
+        mtime_nanos: 0,
+        xattrs: Vec::new(),
+    }]];
+    let tree = Arc::new(Tree::merge(entries).unwrap());
+    let layout = Layout::new(&tree, |_| vec![0..1 << 20, 5 << 20..1 << 30]).unwrap();
+    let sparse = Device::new("0b0b-0", "image", tree, layout, Arc::new(Numbers)).number();
+    assert_eq!(
+        (NUMBERING, format!("{plain:x} {sparse:x}")),
+        (1, "f9f6bf4df9923171 e0df369fae64f5ef".to_owned())
+    );
 }

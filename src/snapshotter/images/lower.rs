@@ -23,7 +23,7 @@ use super::{
     switch::{Switch, Switched},
 };
 use crate::{
-    engine::{Engine, LayerData, ReadFile},
+    engine::{Engine, LayerData, Meter, ReadFile},
     error::{Error, Result},
     index::{ChunkTable, LayerIndex},
     oci::Digest,
@@ -37,7 +37,7 @@ struct Built {
     reader: Arc<dyn ReadFile>,
     subjects: HashSet<Subject>,
     switch: Switch,
-    about: About,
+    meter: Meter,
 }
 
 impl Shared {
@@ -55,7 +55,10 @@ impl Shared {
             Some(mount) if mount.shows() => {}
             // Adopted, and its image could not be opened until now.
             Some(mount) => self.show(&image, number, &slot, &**mount).await?,
-            None => *mount = Some(self.mount(&image, number, &slot).await?),
+            None => {
+                let dead = mount.take();
+                *mount = Some(self.mount(&image, number, &slot, dead).await?);
+            }
         }
         drop(mount);
         self.after(&image, number)?;
@@ -97,13 +100,23 @@ impl Shared {
         Ok(())
     }
 
-    async fn mount(&self, image: &Image, number: usize, slot: &Slot) -> Result<Box<dyn Mount>> {
+    /// Mounts; `dead` is what was mounted there and is not served any more.
+    async fn mount(
+        &self,
+        image: &Image,
+        number: usize,
+        slot: &Slot,
+        dead: Option<Box<dyn Mount>>,
+    ) -> Result<Box<dyn Mount>> {
         let begin = Instant::now();
         let built = self.build(image, number, true).await?;
         let (reference, directory) = (image.reference.clone(), slot.directory.clone());
         let front_end = Arc::clone(&self.config.front_end);
         let (tree, reader) = (Arc::clone(&built.tree), Arc::clone(&built.reader));
         let mounted = blocking(move || {
+            if let Some(Err(error)) = dead.map(Mount::take_away) {
+                tracing::debug!(directory = %directory.display(), %error, "dead mount");
+            }
             // It may be there, and may be a dead mount, of which nothing more can be known.
             if let Err(error) = std::fs::create_dir(&directory)
                 && error.kind() != std::io::ErrorKind::AlreadyExists
@@ -116,8 +129,9 @@ impl Shared {
         .await?;
         slot.shows(built.subjects, built.switch);
         self.measured.mounted.record(begin.elapsed());
-        built.about.log_mounted(&slot.directory, begin.elapsed());
-        slot.about(built.about);
+        let about = About::new(image, number, built.meter, mounted.front_end());
+        about.log_mounted(&slot.directory, begin.elapsed());
+        slot.about(about);
         Ok(mounted)
     }
 
@@ -137,7 +151,7 @@ impl Shared {
         // First the switch: what is found from here on concerns it.
         slot.shows(built.subjects, built.switch);
         mount.show(built.tree, built.reader)?;
-        slot.about(built.about);
+        slot.about(About::new(image, number, built.meter, mount.front_end()));
         self.measured.adopted();
         Ok(())
     }
@@ -179,7 +193,7 @@ impl Shared {
         }
         let store = Arc::clone(&self.config.store);
         let engine = Engine::start(data, store, Handle::current(), self.config.engine)?;
-        let about = About::new(image, number, engine.meter());
+        let meter = engine.meter();
         self.measured.engine(engine.meter());
         let ahead = (0..)
             .zip(prefetches)
@@ -205,7 +219,7 @@ impl Shared {
             reader,
             subjects: subjects.collect(),
             switch,
-            about,
+            meter,
         })
     }
 

@@ -46,13 +46,12 @@ mod kept;
 mod lower;
 mod measured;
 mod mounts;
-mod record;
 mod report;
 mod switch;
 
 pub use self::{
     config::{Confirm, ImagesConfig, PolicySource, Repositories},
-    front_end::{FrontEnd, Fuse, Mount},
+    front_end::{FrontEnd, FrontEnds, Mount, devices_of},
     measured::ImagesCounts,
     report::{AdoptionReport, ConfirmReport, ImageReport, MountReport},
 };

@@ -10,6 +10,7 @@ use super::{Confirm, Images, ImagesCounts, image::Image};
 use crate::{
     engine::{EngineSnapshot, Meter},
     keys::{KeyConfig, Keyring, KeysReport},
+    mount::FrontEnd,
     oci::Digest,
     source::registry::{HostCounts, RegistryState},
     store::Store,
@@ -28,6 +29,7 @@ pub(super) struct About {
     of_layers: usize,
     since: SystemTime,
     meter: Meter,
+    front_end: FrontEnd,
 }
 
 /// A lower directory.
@@ -47,6 +49,8 @@ pub struct MountReport {
     pub directory: PathBuf,
     /// Since when.
     pub since: SystemTime,
+    /// How the kernel sees it.
+    pub front_end: FrontEnd,
     /// Whether the kernel has it.
     pub alive: bool,
     /// Bytes of the blobs of the layers that it shows.
@@ -135,6 +139,7 @@ impl Images {
                     class: about.class,
                     directory: slot.directory.clone(),
                     since: about.since,
+                    front_end: about.front_end,
                     alive: slot.is_alive(),
                     bytes: about.bytes(),
                     fetched: fetched.sum(),
@@ -268,7 +273,7 @@ impl Images {
 // === impl About ===
 
 impl About {
-    pub(super) fn new(image: &Image, number: usize, meter: Meter) -> Self {
+    pub(super) fn new(image: &Image, number: usize, meter: Meter, front_end: FrontEnd) -> Self {
         let layers = image.layers[..=number].iter();
         Self {
             reference: image.reference.clone(),
@@ -280,6 +285,7 @@ impl About {
             of_layers: image.layers.len(),
             since: SystemTime::now(),
             meter,
+            front_end,
         }
     }
 
@@ -296,6 +302,7 @@ impl About {
             layers = self.layers.len(),
             bytes = self.bytes(),
             directory = %directory.display(),
+            front_end = %self.front_end,
             seconds = took.as_secs_f64(),
             "mounted"
         );

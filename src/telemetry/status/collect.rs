@@ -128,6 +128,7 @@ impl Mount {
             of_layers: report.of_layers,
             directory: report.directory,
             since: rfc3339(report.since),
+            front_end: report.front_end.to_string(),
             alive: report.alive,
             snapshots: uses.snapshots,
             containers: uses.containers,

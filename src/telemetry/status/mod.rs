@@ -101,6 +101,9 @@ pub struct Mount {
     pub directory: PathBuf,
     /// Since when.
     pub since: String,
+    /// How the kernel sees it: `fuse` or `erofs`; empty if an older daemon does not say.
+    #[serde(default)]
+    pub front_end: String,
     /// Whether the kernel has it.
     pub alive: bool,
     /// Committed snapshots that are it.
