@@ -156,6 +156,7 @@ impl RepositoryWriter for Layout {
             let bytes = match content {
                 BlobContent::Bytes(bytes) => bytes.to_vec(),
                 BlobContent::File(path) => std::fs::read(path).unwrap(),
+                BlobContent::Source(_) => panic!("layers are converted by way of files"),
             };
             assert!(descriptor.digest.matches(&bytes));
             assert_eq!(descriptor.size, bytes.len() as u64);
