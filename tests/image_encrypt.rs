@@ -69,8 +69,8 @@ impl Bench {
         let name = format!("m{}", Digest::sha256(reference.as_bytes()).hex());
         let copied = self.path(&name);
         let _ = fs::remove_dir_all(&copied);
-        let all = ["--all-platforms"];
-        let words = [&["copy", reference, &format!("oci:{copied}:1")][..], &all].concat();
+        let target = format!("oci:{copied}:1");
+        let words = ["copy", reference, &target, "--all-platforms"];
         let digest = self.image(&words)["digest"].as_str().unwrap().to_owned();
         serde_json::from_slice(&blob(Path::new(&copied), &digest)).unwrap()
     }
@@ -582,7 +582,7 @@ async fn what_was_changed_on_the_way_leaves_nothing_behind() {
     let mut turned = good.to_vec();
     turned[700] ^= 1;
     for (bad, said) in [
-        (good[..good.len() - 1].to_vec(), "where the descriptor says"),
+        (good[..good.len() - 1].to_vec(), "shorter than"),
         (turned, "HMAC mismatch"),
     ] {
         bench.registry.put_blob_as("app", &digest, bad);

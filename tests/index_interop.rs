@@ -414,7 +414,7 @@ fn what_cannot_be_converted() {
         error
             .hint()
             .unwrap()
-            .contains("skopeo copy --decryption-key")
+            .contains("nacre image decrypt")
     );
 
     // A layer that is not what the manifest names.

@@ -181,7 +181,6 @@ async fn blobs(writer: &dyn RepositoryWriter) -> Vec<Descriptor> {
             let from_source = BlobContent::Source(Arc::new(MemoryBlob::new(content(length + 2))));
             writer.put_blob(&descriptor, from_source).await.unwrap();
         }
-        layers.push(descriptor);
     }
     let lie = Descriptor::of("a/b", b"what was meant");
     let file = directory.path().join("lie");

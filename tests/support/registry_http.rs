@@ -451,6 +451,7 @@ fn upload(shared: &Shared, asked: &Asked, repository: &str, session: &str) -> Pl
         };
     }
     if let (Some(digest), Some(from)) = (asked.value("mount"), asked.value("from"))
+        && shared.setup.mounts
         && let Ok(digest) = digest.parse::<Digest>()
         && state.may_read(asked, from)
         && let Some(bytes) = state.blobs.get(&(from.to_owned(), digest.clone())).cloned()

@@ -2,11 +2,10 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 
-use super::*;
 use crate::{
     Kind,
     oci::{Descriptor, Digest, Document, Location, RawManifest, media_type},
-    source::{Access, BlobContent, MemoryBlob, Place, Repository, read_verified},
+    source::{Access, BlobContent, MemoryBlob, Place, read_verified},
 };
 
 /// A tar of no more than bytes that do not compress.
@@ -184,7 +183,11 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
 async fn archives_as_others_write_them() {
     let (first, second) = (layer(1), gzip(&layer(2)));
     let diff_ids = [Digest::sha256(&first), Digest::sha256(&layer(2))];
-    let config = serde_json::json!({"rootfs": {"type": "layers", "diff_ids": diff_ids}}).to_string();
+    let config = serde_json::json!({
+        "os": "linux", "architecture": "amd64",
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    })
+    .to_string();
     let manifest = r#"[
         {"Config":"c.json","RepoTags":["app:1"],"Layers":["y/layer.tar","blobs/sha256/z"]},
         {"Config":"c.json","RepoTags":null,"Layers":[]}]"#;
