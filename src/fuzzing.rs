@@ -10,7 +10,14 @@ use time::OffsetDateTime;
 use crate::{
     index::{self, Codec},
     oci::{Descriptor, Document, Platform, RawManifest, Reference},
-    ocicrypt::{self, Annotations, Options, coco::CocoPacket, jwe::Jwe, private_key::PrivateKey},
+    ocicrypt::{
+        self, Annotations, Options,
+        coco::CocoPacket,
+        jwe::Jwe,
+        pkcs7::{Certificate, Pkcs7},
+        private_key::PrivateKey,
+        public_key,
+    },
     source::registry::{challenge, header},
     tar::TarReader,
     tree::Tree,
@@ -72,14 +79,15 @@ pub fn policy(json: &[u8]) -> usize {
     Policy::parse(json, "policy.json".as_ref()).map_or(0, |_| 1)
 }
 
-/// A JWE, a packet of CoCo's key provider, and the options that they hold.
+/// A JWE, a PKCS7 message, a packet of CoCo's key provider, and the options that they hold.
 pub fn packets(packet: &[u8]) -> usize {
     let jwe = usize::from(Jwe::parse(packet).is_ok());
     let coco = CocoPacket::parse(packet).map_or(0, |packet| packet.kid().len());
     if let Ok(options) = Options::parse(packet) {
         let _ = options.join(packet, "packet");
     }
-    jwe + coco
+    let pkcs7 = Pkcs7::parse(packet).map_or(0, |packet| packet.recipients());
+    jwe + coco + pkcs7
 }
 
 /// The annotations of an encrypted or lazy layer, as JSON of an object.
@@ -129,10 +137,12 @@ pub fn signatures(json: &[u8]) -> usize {
     payload + usize::from(trust::bundle::Bundle::parse(json).is_ok())
 }
 
-/// Keys, public and private.
+/// Keys, public and private, and certificates.
 pub fn keys(file: &[u8]) -> usize {
     let public = usize::from(PublicKey::from_pem(file, "key").is_ok());
-    public + usize::from(PrivateKey::parse(file, None).is_ok())
+    let recipient = usize::from(public_key::PublicKey::parse(file).is_ok());
+    let certificate = usize::from(Certificate::parse(file).is_ok());
+    public + recipient + certificate + usize::from(PrivateKey::parse(file, None).is_ok())
 }
 
 /// References, digests and platforms; what was understood is printed and understood again.

@@ -156,6 +156,7 @@ impl RepositoryWriter for Layout {
             let bytes = match content {
                 BlobContent::Bytes(bytes) => bytes.to_vec(),
                 BlobContent::File(path) => std::fs::read(path).unwrap(),
+                BlobContent::Source(_) => panic!("layers are converted by way of files"),
             };
             assert!(descriptor.digest.matches(&bytes));
             assert_eq!(descriptor.size, bytes.len() as u64);
@@ -413,7 +414,7 @@ fn what_cannot_be_converted() {
         error
             .hint()
             .unwrap()
-            .contains("skopeo copy --decryption-key")
+            .contains("nacre image decrypt")
     );
 
     // A layer that is not what the manifest names.

@@ -1,5 +1,6 @@
-//! What the Go implementation of ocicrypt wraps and encrypts, nacre opens: JWK recipients of every
-//! algorithm, key providers as a command and over gRPC. `tests/go/ocicrypt-interop` is the Go side.
+//! What the Go implementation of ocicrypt wraps and encrypts, nacre opens, and the other way round: JWK
+//! recipients of every algorithm, certificates, key providers as a command and over gRPC.
+//! `tests/go/ocicrypt-interop` is the Go side.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -26,6 +27,10 @@ use nacre_snapshotter_proto::keyprovider::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::{Request, Response, Status};
+
+mod support;
+
+use support::{images::small_files_image, program};
 
 const PLAIN: &[u8] = b"a plain blob of more than one block, whose bytes Go encrypts and we decrypt";
 
@@ -215,6 +220,110 @@ async fn jwk_recipients_of_every_algorithm() {
     }
 }
 
+const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/ocicrypt/keys");
+
+#[tokio::test]
+async fn certificates() {
+    let Some(program) = go_program() else {
+        return;
+    };
+    let recipient = format!("pkcs7:{KEYS}/rsa-cert.pem");
+    let mut config = KeyConfig::default();
+    // Twice the same recipient: two packets' worth of tries, one of which opens.
+    for recipients in [vec![recipient.clone()], vec![recipient.clone(), recipient]] {
+        let image = encrypt(program, &recipients, None);
+        assert_eq!(packets(&image.layer)[0].recipients, Some(recipients.len()));
+        config.private_keys.clear();
+        config.add_decryption_key(&format!("{KEYS}/rsa-pkcs8.pem")).unwrap();
+        check(&image, &config, "pkcs7").await;
+        config.private_keys.clear();
+        config.add_decryption_key(&format!("{KEYS}/p256-sec1.pem")).unwrap();
+        let keyring = Keyring::new(&config).unwrap();
+        assert_eq!(keyring.unwrap(&image.layer).await.unwrap_err().kind(), Kind::Denied);
+    }
+}
+
+/// Encrypts an image of one layer by the program, and has the Go side decrypt it by each of `keys`.
+fn go_opens(go: &Path, recipients: &[&str], keys: &[&[&str]], providers: Option<&Path>) {
+    let home = tempfile::tempdir().unwrap();
+    let image = small_files_image(&home.path().join("image"), 300);
+    let target = home.path().join("encrypted");
+    let mut words = vec!["--json".to_owned(), "image".into(), "encrypt".into()];
+    words.extend([image.reference(), format!("oci:{}:1", target.display())]);
+    for recipient in recipients {
+        words.extend(["--recipient".into(), (*recipient).to_owned()]);
+    }
+    if let Some(path) = providers {
+        words.extend(["--keyprovider-config".into(), path.display().to_string()]);
+    }
+    let report = program::run(home.path(), &words).json();
+    let blob = |layout: &Path, digest: &Value| {
+        let path = digest.as_str().unwrap().replace(':', "/");
+        std::fs::read(layout.join("blobs").join(path)).unwrap()
+    };
+    let manifest: Value = serde_json::from_slice(&blob(&target, &report["digest"])).unwrap();
+    let layer = &manifest["layers"][0];
+    let descriptor = write(&home, "descriptor.json", layer);
+    let plain = blob(&image.layout, &report["layers"][0]["from"]);
+    for keys in keys {
+        let mut command = Command::new(go);
+        command.arg("decrypt").arg(&descriptor).args(*keys);
+        match providers {
+            Some(path) => command.env("OCICRYPT_KEYPROVIDER_CONFIG", path),
+            None => command.env_remove("OCICRYPT_KEYPROVIDER_CONFIG"),
+        };
+        let opened = run(&mut command, &blob(&target, &layer["digest"]));
+        assert!(opened == plain, "{keys:?}: {} bytes", opened.len());
+    }
+}
+
+#[test]
+fn go_opens_what_nacre_wraps() {
+    let Some(program) = go_program() else {
+        return;
+    };
+    let [rsa, p256, p521] = ["rsa-pkcs8.pem", "p256-sec1.pem", "p521-pkcs8.pem"]
+        .map(|name| format!("{KEYS}/{name}"));
+    let [jwe_rsa, jwe_p256, jwe_p521] = ["rsa-pub.pem", "p256-pub.pem", "p521-pub.pem"]
+        .map(|name| format!("jwe:{KEYS}/{name}"));
+    let certificate = format!("{KEYS}/rsa-cert.pem");
+    let pkcs7 = format!("pkcs7:{certificate}");
+    for (recipient, key) in [(&jwe_rsa, &rsa), (&jwe_p256, &p256), (&jwe_p521, &p521)] {
+        go_opens(program, &[recipient], &[&[key]], None);
+    }
+    let both = [rsa.as_str(), &certificate];
+    go_opens(program, &[&pkcs7], &[&both], None);
+    go_opens(
+        program,
+        &[&jwe_rsa, &jwe_p256, &jwe_p521, &pkcs7],
+        &[&[&rsa], &[&p256], &[&p521], &both],
+        None,
+    );
+}
+
+#[test]
+fn go_opens_what_a_key_provider_wraps_for_nacre() {
+    let Some(program) = go_program() else {
+        return;
+    };
+    if Command::new("python3").arg("--version").output().is_err() {
+        println!("skipped: python3 is not installed");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/ocicrypt/keyprovider.py"
+    );
+    let config = json!({"key-providers": {"shift": {
+        "cmd": {"path": "python3", "args": [script, "base64"]},
+    }}});
+    let config = write(&directory, "providers.json", &config);
+    for word in ["provider:shift", "provider:shift:a longer parameter"] {
+        go_opens(program, &[word], &[&[word]], Some(&config));
+    }
+}
+
 #[tokio::test]
 async fn key_provider_command() {
     let Some(program) = go_program() else {
@@ -312,6 +421,12 @@ async fn key_provider_server() {
     let config = write(&directory, "providers.json", &config);
     let image = encrypt(program, &["provider:reverse".to_owned()], Some(&config));
     check(&image, &with_providers(&config, None), "provider").await;
+    let (go, path) = (program.to_owned(), config.clone());
+    let ours = move || {
+        let word = ["provider:reverse"];
+        go_opens(&go, &word, &[&word], Some(&path));
+    };
+    tokio::task::spawn_blocking(ours).await.unwrap();
 
     server.abort();
     let _ = server.await;

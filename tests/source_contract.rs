@@ -8,13 +8,16 @@ mod support;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{TryStreamExt, future::try_join_all};
+use futures::{
+    StreamExt, TryStreamExt,
+    future::{BoxFuture, try_join_all},
+};
 use nacre::{
     Kind,
     oci::{Descriptor, Digest, Location, RawManifest, Reference, media_type},
     source::{
-        Access, BlobContent, BlobSource, MemoryBlob, Repository, RepositoryWriter, read_verified,
-        registry::Options, stream_verified,
+        Access, BlobContent, BlobSource, BlobStream, MemoryBlob, Repository, RepositoryWriter,
+        read_verified, registry::Options, stream_verified,
     },
 };
 use support::{
@@ -168,6 +171,16 @@ async fn blobs(writer: &dyn RepositoryWriter) -> Vec<Descriptor> {
         let from_file = BlobContent::File(file);
         writer.put_blob(&descriptor, from_file).await.unwrap();
         layers.push(descriptor);
+        let streamed = MemoryBlob::new(content(length + 2));
+        let descriptor = Descriptor {
+            size: streamed.size(),
+            digest: streamed.digest().clone(),
+            ..Descriptor::of(media_type::OCI_LAYER_GZIP, b"")
+        };
+        for _ in 0..2 {
+            let from_source = BlobContent::Source(Arc::new(MemoryBlob::new(content(length + 2))));
+            writer.put_blob(&descriptor, from_source).await.unwrap();
+        }
     }
     let lie = Descriptor::of("a/b", b"what was meant");
     let file = directory.path().join("lie");
@@ -176,12 +189,41 @@ async fn blobs(writer: &dyn RepositoryWriter) -> Vec<Descriptor> {
         BlobContent::Bytes(Bytes::from_static(b"what was given")),
         BlobContent::Bytes(Bytes::from_static(b"shorter")),
         BlobContent::File(file),
+        BlobContent::Source(Arc::new(MemoryBlob::new(Bytes::from_static(b"what was given")))),
     ];
     for content in wrong {
         let written = writer.put_blob(&lie, content).await;
         assert_eq!(kind(written), Some(Kind::Corrupt));
     }
+    // What the stream ends with is what the caller is told, whole as its bytes may look.
+    let ends = BlobContent::Source(Arc::new(Ends(MemoryBlob::new("what was meant".into()))));
+    let written = writer.put_blob(&lie, ends).await.unwrap_err();
+    assert_eq!(written.kind(), Kind::Corrupt, "{written}");
+    assert!(written.to_string().contains("said so"), "{written}");
     layers
+}
+
+/// A blob whose stream ends with an error after its bytes.
+#[derive(Debug)]
+struct Ends(MemoryBlob);
+
+impl BlobSource for Ends {
+    fn digest(&self) -> &Digest {
+        self.0.digest()
+    }
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+    fn read_at(&self, range: std::ops::Range<u64>) -> BoxFuture<'_, nacre::error::Result<Bytes>> {
+        self.0.read_at(range)
+    }
+    fn stream(&self) -> BoxFuture<'_, nacre::error::Result<BlobStream>> {
+        Box::pin(async {
+            let error = nacre::error::Error::corrupt("the reader said so");
+            let half = self.0.read_at(0..self.0.size() / 2).await?;
+            Ok(futures::stream::iter([Ok(half), Err(error)]).boxed())
+        })
+    }
 }
 
 /// Blobs that are not there or of another size than said.

@@ -11,7 +11,7 @@ use crate::{
     oci::{Digest, Location, Platform, Reference},
     open::{OpenImage, Opener},
     source::{
-        Access, Repository, RepositoryWriter,
+        Access, Place, Repository, RepositoryWriter,
         registry::{Credentials, Options},
     },
     store::{Store, StoreConfig},
@@ -30,6 +30,37 @@ pub(super) struct ImageArgs {
     trust: TrustArgs,
     #[command(flatten)]
     keys: KeyArgs,
+}
+
+/// Two images that are compared, reached, admitted and decrypted by the same options.
+#[derive(Clone, Debug, Args)]
+pub(super) struct PairArgs {
+    /// The first image: registry/repository[:tag][@digest] or oci:DIRECTORY[:TAG].
+    #[arg(value_parser = parse_reference)]
+    first: Reference,
+    /// The second image.
+    #[arg(value_parser = parse_reference)]
+    second: Reference,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
+    keys: KeyArgs,
+}
+
+/// An image and where it is.
+#[derive(Clone, Debug)]
+pub(super) struct Named {
+    pub(super) reference: Reference,
+    pub(super) repository: Arc<dyn Repository>,
+    pub(super) location: Location,
+}
+
+/// What opens two images, and where they are.
+pub(super) struct PairOpening {
+    pub(super) opener: Opener,
+    pub(super) images: [Named; 2],
 }
 
 /// How registries are reached.
@@ -136,15 +167,7 @@ pub(super) struct Opening {
 impl ImageArgs {
     /// Reads policy and keys and opens the store; nothing is fetched yet.
     pub(super) async fn opening(&self, store: &StoreArgs) -> Result<Opening> {
-        let opener = Opener {
-            policy: self.trust.policy()?,
-            keyring: self.keys.keyring()?,
-            store: Arc::new(Store::open(&store.config()?)?),
-            engine: EngineConfig::RECOMMENDED,
-            platform: self.registry.platform()?,
-            expected_digest: self.trust.expected_digest.clone(),
-            insecure_plaintext_store: store.insecure_plaintext_store,
-        };
+        let opener = opener(&self.registry, &self.trust, &self.keys, store)?;
         let (repository, location) = self.registry.access()?.open(&self.reference).await?;
         Ok(Opening {
             opener,
@@ -173,6 +196,49 @@ impl ImageArgs {
         opener.engine.follow = follow;
         opener.open(&self.reference, &repository, &location).await
     }
+}
+
+// === impl PairArgs ===
+
+impl PairArgs {
+    /// Reads policy and keys; nothing is fetched yet.
+    pub(super) async fn opening(&self, store: &StoreArgs) -> Result<PairOpening> {
+        if self.trust.expected_digest.is_some() {
+            return Err(Error::invalid("--expected-digest is of one image, here are two")
+                .with_hint("write IMAGE@DIGEST"));
+        }
+        let opener = opener(&self.registry, &self.trust, &self.keys, store)?;
+        let access = self.registry.access()?;
+        let named = async |reference: &Reference| {
+            let (repository, location) = access.open(reference).await?;
+            Ok::<_, Error>(Named {
+                reference: reference.clone(),
+                repository,
+                location,
+            })
+        };
+        Ok(PairOpening {
+            opener,
+            images: [named(&self.first).await?, named(&self.second).await?],
+        })
+    }
+}
+
+fn opener(
+    registry: &RegistryArgs,
+    trust: &TrustArgs,
+    keys: &KeyArgs,
+    store: &StoreArgs,
+) -> Result<Opener> {
+    Ok(Opener {
+        policy: trust.policy()?,
+        keyring: keys.keyring()?,
+        store: Arc::new(Store::open(&store.config()?)?),
+        engine: EngineConfig::RECOMMENDED,
+        platform: registry.platform()?,
+        expected_digest: trust.expected_digest.clone(),
+        insecure_plaintext_store: store.insecure_plaintext_store,
+    })
 }
 
 // === impl RegistryArgs ===
@@ -229,6 +295,11 @@ impl TrustArgs {
 // === impl KeyArgs ===
 
 impl KeyArgs {
+    /// The file that configures key providers.
+    pub(super) fn keyprovider_config(&self) -> Option<&std::path::Path> {
+        self.keyprovider_config.as_deref()
+    }
+
     pub(super) fn keyring(&self) -> Result<Keyring> {
         let mut config = KeyConfig {
             keyprovider_config: self.keyprovider_config.clone(),
@@ -300,6 +371,23 @@ impl StoreArgs {
                     .with_hint("give --store DIR")
             })
     }
+}
+
+/// For clap.
+pub(super) fn parse_place(text: &str) -> Result<Place, String> {
+    text.parse().map_err(|e: Error| e.to_string())
+}
+
+/// The time that reproducible builds take for their own (`SOURCE_DATE_EPOCH`), if there is one.
+pub(super) fn source_date_epoch() -> Result<Option<u64>> {
+    const NAME: &str = "SOURCE_DATE_EPOCH";
+    let Some(text) = std::env::var_os(NAME).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let seconds = text.to_str().and_then(|text| text.parse().ok());
+    seconds.map(Some).ok_or_else(|| {
+        Error::invalid(format!("{NAME}={}: not a number of seconds", text.display()))
+    })
 }
 
 /// For clap.

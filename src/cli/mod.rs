@@ -68,7 +68,7 @@ enum Command {
     /// Check the configuration of `nacre serve`, or print its defaults.
     #[command(subcommand)]
     Config(config::Config),
-    /// Make images: convert, sign, profile.
+    /// Make images: convert, copy, encrypt, decrypt, sign, profile.
     #[command(subcommand)]
     Image(image::Image),
 }

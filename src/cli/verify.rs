@@ -1,12 +1,18 @@
 //! `nacre verify`: asks the policy and shows the grant.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 
 use super::{
     args::{RegistryArgs, TrustArgs, parse_reference},
     output::Output,
 };
-use crate::{error::Result, oci::Reference, trust};
+use crate::{
+    error::{Error, Result},
+    oci::Reference,
+    trust::{self, Policy, PublicKey},
+};
 
 /// Options of `nacre verify`.
 #[derive(Debug, Args)]
@@ -18,13 +24,20 @@ pub(super) struct Verify {
     registry: RegistryArgs,
     #[command(flatten)]
     trust: TrustArgs,
+    /// Ask no policy, but whether this key (cosign.pub) has signed the image, as `cosign verify --key`
+    /// does: by its digest, whatever its name was.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "insecure_policy"])]
+    key: Option<PathBuf>,
 }
 
 // === impl Verify ===
 
 impl Verify {
     pub(super) async fn run(self, output: &Output) -> Result<()> {
-        let policy = self.trust.policy()?;
+        let policy = match &self.key {
+            Some(key) => policy_of(key)?,
+            None => self.trust.policy()?,
+        };
         let (repository, location) = self.registry.access()?.open(&self.reference).await?;
         let grant = trust::admit(&trust::Request {
             policy: &policy,
@@ -37,4 +50,23 @@ impl Verify {
         .await?;
         output.result(&grant, || grant.to_string())
     }
+}
+
+/// The policy that wants a signature by this key and nothing else.
+fn policy_of(key: &Path) -> Result<Policy> {
+    let name = format!("key {}", key.display());
+    let pem = std::fs::read(key).map_err(|e| Error::io(name.clone(), e))?;
+    let text = String::from_utf8_lossy(&pem);
+    if text.contains("PRIVATE KEY-----") {
+        return Err(Error::invalid(format!("{name}: a private key"))
+            .with_hint("give its public half, which is what verifies: cosign.pub"));
+    }
+    // Its complaints name the key; the policy's would name a file that nobody wrote.
+    PublicKey::from_pem(&pem, name)?;
+    let policy = serde_json::json!({ "default": [{
+        "type": "sigstoreSigned",
+        "keyPath": key,
+        "signedIdentity": { "type": "nacreMatchDigest" },
+    }] });
+    Policy::parse(policy.to_string().as_bytes(), Path::new("--key"))
 }

@@ -4,12 +4,14 @@
 //! or zstd:chunked; the configuration gets the new diff ids, the manifest the new descriptors with the
 //! annotations that bind each index. Nothing else changes, and the same input gives the same bytes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+use super::document::{Object, check_destination, encode, object, set, to_value};
 use crate::{
     error::{Error, Result},
     index::{
@@ -42,6 +44,8 @@ pub struct Options {
     pub temporary: PathBuf,
     /// Threads that compress.
     pub threads: usize,
+    /// Latest time (seconds since 1970) that the configuration may tell; what is later becomes this.
+    pub latest: Option<u64>,
 }
 
 /// Which images of an image index are converted.
@@ -117,6 +121,7 @@ impl Options {
             platforms: Platforms::One(Platform::host()),
             temporary,
             threads: write.threads,
+            latest: None,
         }
     }
 
@@ -164,15 +169,7 @@ pub async fn convert(
             Platforms::All => conversion.index(&raw, index, &mut layers).await?,
         },
     };
-    if let Location::Digest(digest) = to_location
-        && *digest != made.digest
-    {
-        return Err(Error::invalid(format!(
-            "destination {digest}: the converted image is {}",
-            made.digest
-        ))
-        .with_hint("give a tag, or no name"));
-    }
+    check_destination(to_location, &made)?;
     to.put_manifest(to_location, &made).await?;
     Ok(Report {
         digest: made.digest,
@@ -288,7 +285,14 @@ impl Conversion<'_> {
             layers.push(made);
             diff_ids.push(made_id);
         }
-        let config = new_config(&config_bytes, &manifest.config.digest, &diff_ids)?;
+        let mut config = object(&config_bytes, &manifest.config.digest)?;
+        set_diff_ids(&mut config, &manifest.config.digest, &diff_ids)?;
+        if let Some(latest) = self.options.latest {
+            clamp_times(&mut config, latest)?;
+        }
+        let config: Bytes = serde_json::to_vec(&config)
+            .map_err(|e| Error::internal("config").with_source(e))?
+            .into();
         let descriptor = Descriptor {
             annotations: manifest.config.annotations,
             ..Descriptor::of(media_type::OCI_CONFIG, &config)
@@ -364,7 +368,7 @@ fn refuse_unfit(layer: &Descriptor) -> Result<()> {
             "layer {}: encrypted layers are not converted",
             layer.digest
         ))
-        .with_hint("decrypt the image first: skopeo copy --decryption-key KEY SOURCE DESTINATION")),
+        .with_hint("decrypt the image first: nacre image decrypt SRC DST --decryption-key KEY")),
         Some(_) => Ok(()),
         None => Err(Error::unsupported(format!(
             "layer {}: media type {:?} is not a tar layer",
@@ -392,51 +396,65 @@ fn is_binding(key: &str) -> bool {
         || [TOC_DIGEST, TOC_OFFSET, UNCOMPRESSED_SIZE].contains(&key)
 }
 
-/// The configuration with other diff ids and everything else as it was.
-fn new_config(bytes: &[u8], digest: &Digest, diff_ids: &[Digest]) -> Result<Bytes> {
-    let mut document = object(bytes, digest)?;
-    match document.get_mut("rootfs") {
+/// Gives the configuration other diff ids and leaves everything else as it was.
+fn set_diff_ids(config: &mut Object, digest: &Digest, diff_ids: &[Digest]) -> Result<()> {
+    match config.get_mut("rootfs") {
         Some(Value::Object(rootfs)) => rootfs.insert("diff_ids".into(), to_value(diff_ids)?),
         _ => return Err(Error::invalid(format!("config {digest}: no rootfs"))),
     };
-    serde_json::to_vec(&document)
-        .map(Into::into)
-        .map_err(|e| Error::internal("config").with_source(e))
+    Ok(())
 }
 
-type Object = serde_json::Map<String, Value>;
-
-fn object(bytes: &[u8], digest: &Digest) -> Result<Object> {
-    serde_json::from_slice(bytes).map_err(|e| Error::invalid(format!("document {digest}: {e}")))
-}
-
-fn set(document: &mut Object, key: &str, value: Value) {
-    document.insert(key.to_owned(), value);
-}
-
-fn to_value<T: serde::Serialize + ?Sized>(value: &T) -> Result<Value> {
-    serde_json::to_value(value).map_err(|e| Error::internal("document").with_source(e))
-}
-
-fn encode(media_type: &str, document: &Object) -> Result<RawManifest> {
-    let bytes =
-        serde_json::to_vec(document).map_err(|e| Error::internal("document").with_source(e))?;
-    Ok(RawManifest::new(media_type, bytes.into()))
-}
-
-/// A file that is removed when it is dropped.
-#[derive(Debug)]
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn path(&self) -> &Path {
-        &self.0
+/// Makes `created`, the image's and its history's, not later than `latest`.
+fn clamp_times(config: &mut Object, latest: u64) -> Result<()> {
+    let limit = i64::try_from(latest)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .ok_or_else(|| Error::invalid(format!("time {latest}: beyond the year 9999")))?;
+    let text = limit
+        .format(&Rfc3339)
+        .map_err(|e| Error::internal("time").with_source(e))?;
+    let clamp = |object: &mut Object| {
+        if let Some(Value::String(created)) = object.get_mut("created") {
+            // What is no time is as little reproducible as one that is late.
+            let early = OffsetDateTime::parse(created, &Rfc3339).is_ok_and(|time| time <= limit);
+            if !early {
+                created.clone_from(&text);
+            }
+        }
+    };
+    clamp(config);
+    if let Some(Value::Array(history)) = config.get_mut("history") {
+        history.iter_mut().filter_map(Value::as_object_mut).for_each(clamp);
     }
+    Ok(())
 }
 
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // It lies in a directory for temporary files: what cannot be removed is not an error.
-        let _ = std::fs::remove_file(&self.0);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_are_later_become_the_latest() {
+        let config = serde_json::json!({
+            "created": "2020-01-01T00:00:00.5Z",
+            "history": [
+                {"created": "1999-12-31T23:59:59+01:00", "created_by": "a"},
+                {"created": "2001-02-03T04:05:06Z"},
+                {"created": "yesterday"},
+                {"empty_layer": true},
+            ],
+        });
+        let Value::Object(mut config) = config else {
+            panic!("an object")
+        };
+        clamp_times(&mut config, 978_307_200).unwrap();
+        let latest = "2001-01-01T00:00:00Z";
+        assert_eq!(config["created"], latest);
+        assert_eq!(config["history"][0]["created"], "1999-12-31T23:59:59+01:00");
+        assert_eq!(config["history"][1]["created"], latest);
+        assert_eq!(config["history"][2]["created"], latest);
+        assert_eq!(config["history"][3], serde_json::json!({"empty_layer": true}));
+        assert!(clamp_times(&mut config, u64::MAX).is_err());
     }
 }

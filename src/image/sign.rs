@@ -15,6 +15,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::cosign_key;
 use crate::{
     error::{Error, Kind, Result},
     oci::{
@@ -175,11 +176,24 @@ impl SigningKey {
     /// (`openssl ecparam -genkey`), ECDSA on P-256, not encrypted.
     ///
     /// # Errors
-    /// `Unsupported` for an encrypted key or one of another kind, `Invalid` if it is malformed;
-    /// both name `origin`.
+    /// As [`open`](Self::open), `Denied` for an encrypted key.
     pub fn from_pem(pem_text: &[u8], origin: &str) -> Result<Self> {
-        let (label, der) =
+        Self::open(pem_text, None, origin)
+    }
+
+    /// Reads a PEM private key as [`from_pem`](Self::from_pem), or one that cosign has encrypted with
+    /// a password.
+    ///
+    /// # Errors
+    /// `Denied` if the key is encrypted and the password is missing or wrong, `Unsupported` for a key
+    /// of another kind or encrypted in another way, `Invalid` if it is malformed; all name `origin`.
+    pub fn open(pem_text: &[u8], password: Option<&[u8]>, origin: &str) -> Result<Self> {
+        let (mut label, mut der) =
             key::decode_pem(pem_text).map_err(|why| Error::invalid(format!("{origin}: {why}")))?;
+        if cosign_key::LABELS.contains(&label.as_str()) {
+            der = cosign_key::decrypt(&der, password).map_err(|e| e.context(origin.to_owned()))?;
+            label = "PRIVATE KEY".to_owned();
+        }
         let pair = match label.as_str() {
             "PRIVATE KEY" => EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &der),
             "EC PRIVATE KEY" => {
@@ -191,8 +205,8 @@ impl SigningKey {
                     format!("{origin}: encrypted private key ({label})"),
                 )
                 .with_hint(
-                    "give an unencrypted P-256 key (openssl genpkey -algorithm EC -pkeyopt \
-                     ec_paramgen_curve:P-256), or sign with cosign sign --key",
+                    "have cosign encrypt it (cosign import-key-pair), or give an unencrypted key \
+                     (openssl pkey -in FILE)",
                 ));
             }
             other => {
@@ -303,7 +317,7 @@ mod tests {
 
     #[test]
     fn refuses_keys_it_cannot_use() {
-        let encrypted = "-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n";
+        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
         let error = SigningKey::from_pem(encrypted.as_bytes(), "cosign.key").unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported);
         assert!(

@@ -75,6 +75,15 @@ pub struct Position {
 // === impl Binding ===
 
 impl Binding {
+    /// Digest of the index.
+    #[must_use]
+    pub fn digest(&self) -> &Digest {
+        match self {
+            Binding::Estargz { toc_digest, .. } => toc_digest,
+            Binding::ZstdChunked { checksum, .. } => checksum,
+        }
+    }
+
     /// The binding that `layer`'s annotations give; `None` if they name no index that fits the
     /// layer's compression. The podman annotations count where both are there.
     ///

@@ -1,7 +1,7 @@
 //! The keys that are configured, and the search for one that opens a layer.
 //!
-//! What costs nothing is tried first: private keys on JWE packets, then local keys on CoCo packets,
-//! then key providers. All packets of a layer wrap the same options: the first that opens decides.
+//! What costs nothing is tried first: private keys on JWE and PKCS7 packets, then local keys on CoCo
+//! packets, then key providers. All packets of a layer wrap the same options: the first that opens decides.
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +27,7 @@ use crate::{
         coco::CocoPacket,
         is_encrypted,
         jwe::Jwe,
+        pkcs7::Pkcs7,
         private_key::{MAX_KEY_FILE, PrivateKey},
     },
 };
@@ -131,20 +132,20 @@ impl Keyring {
         }
         let options = annotations.options;
         let infos: Vec<PacketInfo> = annotations.packets.iter().map(Packet::info).collect();
-        let (jwe, others): (Vec<_>, Vec<_>) = annotations
+        let (by_key, others): (Vec<_>, Vec<_>) = annotations
             .packets
             .into_iter()
-            .partition(|p| p.kind == PacketKind::Jwe);
+            .partition(|p| matches!(p.kind, PacketKind::Jwe | PacketKind::Pkcs7));
 
         let mut failures = Vec::new();
-        if !jwe.is_empty() && !self.0.private_keys.is_empty() {
+        if !by_key.is_empty() && !self.0.private_keys.is_empty() {
             // RSA operations by the dozen do not belong on a thread that others wait for.
             let keyring = self.clone();
-            let opened = tokio::task::spawn_blocking(move || keyring.open_jwe(&jwe))
+            let opened = tokio::task::spawn_blocking(move || keyring.open_by_key(&by_key))
                 .await
-                .map_err(|_| Error::internal("the task that opens JWE packets ended early"))?;
+                .map_err(|_| Error::internal("the task that opens packets ended early"))?;
             match opened {
-                Ok(private) => return options.join(&private, "jwe"),
+                Ok((private, packet)) => return options.join(&private, packet),
                 Err(errors) => failures.extend(errors),
             }
         }
@@ -173,24 +174,43 @@ impl Keyring {
         })
     }
 
-    fn open_jwe(&self, packets: &[Packet]) -> Result<PrivateOptions, Vec<Error>> {
+    /// The private options by a private key, and which kind of packet held them.
+    fn open_by_key(
+        &self,
+        packets: &[Packet],
+    ) -> Result<(PrivateOptions, &'static str), Vec<Error>> {
         let mut failures = Vec::new();
         for packet in packets {
-            let jwe = match Jwe::parse(&packet.bytes) {
-                Ok(jwe) => jwe,
-                Err(error) => {
-                    failures.push(error);
-                    continue;
-                }
+            let opened = match packet.kind {
+                PacketKind::Pkcs7 => Pkcs7::parse(&packet.bytes)
+                    .map(|it| self.first(&mut failures, |key| it.open(key)))
+                    .map(|found| found.map(|private| (private, "pkcs7"))),
+                _ => Jwe::parse(&packet.bytes)
+                    .map(|it| self.first(&mut failures, |key| it.open(key)))
+                    .map(|found| found.map(|private| (private, "jwe"))),
             };
-            for (path, key) in &self.0.private_keys {
-                match jwe.open(key) {
-                    Ok(private) => return Ok(private),
-                    Err(error) => failures.push(error.context(path.display().to_string())),
-                }
+            match opened {
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => {}
+                Err(error) => failures.push(error),
             }
         }
         Err(failures)
+    }
+
+    /// What the first private key that fits opens; the others' complaints are kept.
+    fn first(
+        &self,
+        failures: &mut Vec<Error>,
+        open: impl Fn(&PrivateKey) -> Result<PrivateOptions>,
+    ) -> Option<PrivateOptions> {
+        for (path, key) in &self.0.private_keys {
+            match open(key) {
+                Ok(private) => return Some(private),
+                Err(error) => failures.push(error.context(path.display().to_string())),
+            }
+        }
+        None
     }
 
     fn open_coco(&self, packet: &Packet, failures: &mut Vec<Error>) -> Option<PrivateOptions> {
@@ -243,7 +263,7 @@ impl Keyring {
                     if recipients == 1 { "" } else { "s" }
                 );
             }
-            if packet.kind == "jwe" {
+            if matches!(&packet.kind[..], "jwe" | "pkcs7") {
                 hints.push("give a recipient's private key: --decryption-key FILE".to_owned());
             }
             if let Some(name) = packet.kind.strip_prefix("provider.") {
@@ -260,7 +280,9 @@ impl Keyring {
                 "encrypted, and its key is wrapped only in ways that nacre does not open: {}",
                 joined(have, ", ")
             ))
-            .with_hint("add a JWE recipient: skopeo copy --encryption-key jwe:PUBLIC-KEY ...");
+            .with_hint(
+                "add a JWE recipient: nacre image rewrap, or skopeo copy --encryption-key jwe:FILE",
+            );
         }
         Error::denied(format!(
             "encrypted, and no key is configured for it; it can be opened through: {}",

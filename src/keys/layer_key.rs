@@ -6,11 +6,18 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::oci::Digest;
+use crate::{
+    error::{Error, Result},
+    oci::Digest,
+};
 
 /// What opens one encrypted layer: the ocicrypt private options joined with the public ones.
 #[derive(Clone)]
 pub struct LayerKey(Arc<Parts>);
+
+/// Private cipher option that holds the digest of the layer's index, as text. Other tools pass it
+/// over.
+pub(crate) const INDEX_OPTION: &str = "dev.nacre.index";
 
 /// Private cipher options other than the nonce.
 pub(crate) type CipherOptions = BTreeMap<String, Zeroizing<Vec<u8>>>;
@@ -90,7 +97,29 @@ impl LayerKey {
         self.0.options.get(name).map(|value| &value[..])
     }
 
-    /// Which kind of packet gave it: `jwe`, `provider` or `coco`.
+    /// All private cipher options but the nonce, sorted by name.
+    pub(crate) fn options(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let all = self.0.options.iter();
+        all.map(|(name, value)| (name.as_str(), &value[..]))
+    }
+
+    /// Digest of the layer's index that whoever encrypted the layer vouches for (see
+    /// `docs/formats/ocicrypt.md`); `None` if there is none.
+    ///
+    /// # Errors
+    /// `Invalid` if it is not a digest.
+    pub fn index_digest(&self) -> Result<Option<Digest>> {
+        let Some(value) = self.option(INDEX_OPTION) else {
+            return Ok(None);
+        };
+        std::str::from_utf8(value)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .map(Some)
+            .ok_or_else(|| Error::invalid(format!("private option {INDEX_OPTION}: not a digest")))
+    }
+
+    /// Which kind of packet gave it: `jwe`, `pkcs7`, `provider` or `coco`.
     #[must_use]
     pub fn packet(&self) -> &'static str {
         self.0.packet

@@ -3,12 +3,15 @@
 //! `org.opencontainers.image.enc.pubopts` holds the public options; `...enc.keys.KIND` a list of
 //! packets, joined by commas, each base64 and each wrapping the same private options.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;
 
-use super::{Options, coco::CocoPacket, jwe::Jwe};
+use super::{Options, coco::CocoPacket, jwe::Jwe, pkcs7::Pkcs7};
 use crate::{
     error::{Error, Result},
+    keys::LayerKey,
     oci::Descriptor,
 };
 
@@ -22,7 +25,7 @@ pub(crate) struct Annotations {
 }
 
 /// One wrapping of the private options.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Packet {
     /// What wrapped it.
     pub(crate) kind: PacketKind,
@@ -55,7 +58,7 @@ pub struct PacketInfo {
     /// Key that a CoCo packet names (`kbs:///...`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kid: Option<String>,
-    /// How many keys can open it, where the packet tells (JWE).
+    /// How many keys can open it, where the packet tells (JWE, PKCS7).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipients: Option<usize>,
     /// How the key is wrapped, where the packet tells: JWE `alg`s, CoCo `wrap_type`.
@@ -63,6 +66,8 @@ pub struct PacketInfo {
     pub algorithms: Vec<String>,
 }
 
+/// What all annotations of encryption begin with.
+pub(crate) const PREFIX: &str = "org.opencontainers.image.enc.";
 const PUBLIC: &str = "org.opencontainers.image.enc.pubopts";
 const KEYS: &str = "org.opencontainers.image.enc.keys.";
 /// Most packets of one layer: each may cost an RSA operation a key or a call of a key provider.
@@ -109,6 +114,30 @@ impl Annotations {
             packets,
         })
     }
+
+    /// The annotations of a layer with this key, wrapped in these packets.
+    ///
+    /// # Errors
+    /// `Invalid` if there are more packets than are read, or one is larger.
+    pub(crate) fn write(key: &LayerKey, packets: &[Packet]) -> Result<BTreeMap<String, String>> {
+        if packets.len() > MAX_PACKETS {
+            return Err(Error::invalid(format!("over {MAX_PACKETS} key packets")));
+        }
+        let public = STANDARD.encode(Options::public(key));
+        let mut annotations = BTreeMap::from([(PUBLIC.to_owned(), public)]);
+        for packet in packets {
+            let name = format!("{KEYS}{}", packet.kind);
+            if packet.bytes.len() > MAX_PACKET {
+                return Err(too_large(&name, packet.bytes.len(), MAX_PACKET));
+            }
+            let list = annotations.entry(name).or_default();
+            if !list.is_empty() {
+                list.push(',');
+            }
+            STANDARD.encode_string(&packet.bytes, list);
+        }
+        Ok(annotations)
+    }
 }
 
 // === impl Packet ===
@@ -128,6 +157,9 @@ impl Packet {
                     info.recipients = Some(jwe.recipients());
                     info.algorithms = jwe.algorithms();
                 }
+            }
+            PacketKind::Pkcs7 => {
+                info.recipients = Pkcs7::parse(&self.bytes).ok().map(|it| it.recipients());
             }
             PacketKind::Provider(_) => {
                 if let Ok(packet) = CocoPacket::parse(&self.bytes) {
@@ -260,6 +292,33 @@ mod tests {
         assert_eq!(all, want.map(|(kind, byte)| (kind.to_owned(), byte)));
         assert_eq!(packets(&layer).len(), 5);
         assert!(is_encrypted(&layer));
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let key = LayerKey::new(zeroize::Zeroizing::new([1; 32]), [2; 16], [3; 32], None, "jwe");
+        let packet = |kind: PacketKind, bytes: &[u8]| Packet {
+            kind,
+            bytes: bytes.to_vec(),
+        };
+        let packets = [
+            packet(PacketKind::Jwe, b"e"),
+            packet(PacketKind::Jwe, b"f"),
+            packet(PacketKind::Provider("a".into()), b"c"),
+            packet(PacketKind::Pkcs7, b"p"),
+        ];
+        let mut layer = layer(&[]);
+        layer.annotations = Annotations::write(&key, &packets).unwrap();
+        let jwe = &layer.annotations["org.opencontainers.image.enc.keys.jwe"];
+        assert_eq!(jwe, "ZQ==,Zg==");
+        let read = Annotations::parse(&layer).unwrap();
+        assert_eq!(read.packets, packets);
+        for bad in [
+            vec![packet(PacketKind::Jwe, b"e"); MAX_PACKETS + 1],
+            vec![packet(PacketKind::Jwe, &vec![0; MAX_PACKET + 1])],
+        ] {
+            assert!(Annotations::write(&key, &bad).is_err());
+        }
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! the nonce, and the layer would decrypt to something else. Every writer puts the nonce into the
 //! private options; here it is taken from nowhere else.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::json::{SecretBytes, UniqueMap};
 use crate::{
@@ -73,6 +74,39 @@ impl Options {
         })
     }
 
+    /// The public options' JSON of a layer with this key.
+    pub(super) fn public(key: &LayerKey) -> String {
+        let hmac = STANDARD.encode(key.hmac());
+        format!(r#"{{"cipher":"{CIPHER}","hmac":"{hmac}","cipheroptions":{{}}}}"#)
+    }
+
+    /// The private options' JSON of a layer with this key: what packets wrap.
+    pub(crate) fn private(key: &LayerKey) -> Zeroizing<Vec<u8>> {
+        // Room for everything, so that no growing buffer leaves a copy of the key behind.
+        let values: usize = key.options().map(|(name, value)| name.len() * 6 + value.len() * 2).sum();
+        let mut json = Zeroizing::new(Vec::with_capacity(1024 + values));
+        let bytes = |json: &mut Vec<u8>, name: &str, value: &[u8]| {
+            json.extend_from_slice(serde_json::Value::from(name).to_string().as_bytes());
+            json.extend_from_slice(b":\"");
+            let mut text = STANDARD.encode(value);
+            json.extend_from_slice(text.as_bytes());
+            text.zeroize();
+            json.push(b'"');
+        };
+        json.push(b'{');
+        bytes(&mut json, "symkey", key.symmetric());
+        // Go reads an empty digest as none.
+        let digest = key.plain_digest().map_or_else(String::new, ToString::to_string);
+        json.extend_from_slice(format!(r#","digest":"{digest}","cipheroptions":{{"#).as_bytes());
+        bytes(&mut json, NONCE, key.nonce());
+        for (name, value) in key.options() {
+            json.push(b',');
+            bytes(&mut json, name, value);
+        }
+        json.extend_from_slice(b"}}");
+        json
+    }
+
     /// Joins these with private options that a packet held.
     ///
     /// # Errors
@@ -134,8 +168,6 @@ impl Options {
 
 #[cfg(test)]
 mod tests {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
-
     use super::*;
     use crate::error::Kind;
 
@@ -176,12 +208,34 @@ mod tests {
     #[test]
     fn keeps_other_private_options() {
         let json = private(&format!(
-            r#"{{"nonce":"{}","nacre.index":"aGk="}}"#,
+            r#"{{"nonce":"{}","dev.nacre.index":"aGk="}}"#,
             STANDARD.encode([1; 16])
         ));
         let key = public("{}").join(json.as_bytes(), "jwe").unwrap();
-        assert_eq!(key.option("nacre.index"), Some(&b"hi"[..]));
+        assert_eq!(key.option("dev.nacre.index"), Some(&b"hi"[..]));
         assert_eq!(key.option("other"), None);
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let json = private(&format!(
+            r#"{{"nonce":"{}","dev.nacre.index":"aGk=","other \"name\"":""}}"#,
+            STANDARD.encode([1; 16])
+        ));
+        let key = public("{}").join(json.as_bytes(), "jwe").unwrap();
+        let written = Options::private(&key);
+        let options = Options::parse(Options::public(&key).as_bytes()).unwrap();
+        let again = options.join(&written, "jwe").unwrap();
+        assert_eq!(again.symmetric(), key.symmetric());
+        assert_eq!((again.nonce(), again.hmac()), (key.nonce(), key.hmac()));
+        assert_eq!(again.plain_digest(), key.plain_digest());
+        assert!(again.options().eq(key.options()));
+        assert_eq!(again.option("other \"name\""), Some(&b""[..]));
+
+        let bare = LayerKey::new(Zeroizing::new([7; 32]), [1; 16], [2; 32], None, "jwe");
+        let text = String::from_utf8(Options::private(&bare).to_vec()).unwrap();
+        assert!(text.contains(r#""digest":"""#), "{text}");
+        assert!(options.join(text.as_bytes(), "jwe").is_ok());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Private keys of JWE recipients: PEM, DER and JWK files.
+//! Private keys of JWE and PKCS7 recipients: PEM, DER and JWK files.
 //!
 //! PKCS#1 and PKCS#8 for RSA, SEC1 and PKCS#8 for P-256, P-384 and P-521; PKCS#8 also encrypted
 //! (PBES2). PEM as OpenSSL writes it: text and `EC PARAMETERS` before the key are passed over.
@@ -9,8 +9,8 @@ use aws_lc_rs::{
     agreement::{self, ECDH_P256, ECDH_P384, ECDH_P521},
     encoding::{AsDer, Pkcs8V1Der},
     rsa::{
-        KeyPair, KeyPairComponents, OaepPrivateDecryptingKey, PrivateDecryptingKey,
-        PublicKeyComponents,
+        KeyPair, KeyPairComponents, OaepPrivateDecryptingKey, Pkcs1PrivateDecryptingKey,
+        PrivateDecryptingKey, PublicKeyComponents,
     },
 };
 use base64::{
@@ -22,12 +22,20 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 
-/// A private key that can open JWE packets.
+/// A private key that can open JWE packets and, if it is RSA, PKCS7 packets.
 pub(crate) enum PrivateKey {
-    /// For RSA-OAEP and RSA-OAEP-256.
-    Rsa(Box<OaepPrivateDecryptingKey>),
+    /// RSA in the paddings that packets have.
+    Rsa(Box<RsaKey>),
     /// For ECDH-ES with key wrap.
     Ec(Curve, Box<agreement::PrivateKey>),
+}
+
+/// One RSA key by padding.
+pub(crate) struct RsaKey {
+    /// For `RSA-OAEP` and `RSA-OAEP-256` of JWE and for OAEP in PKCS7.
+    pub(super) oaep: OaepPrivateDecryptingKey,
+    /// For PKCS7.
+    pub(super) pkcs1: Pkcs1PrivateDecryptingKey,
 }
 
 /// An elliptic curve of JOSE.
@@ -66,7 +74,7 @@ struct Jwk<'a> {
 }
 
 /// Label and contents of one PEM block.
-type Block<'a> = (&'a str, Zeroizing<Vec<u8>>);
+pub(super) type Block<'a> = (&'a str, Zeroizing<Vec<u8>>);
 
 /// Largest key file: an RSA key of 8192 bits takes 6.5 KiB in PEM, a JWK a little more.
 pub(crate) const MAX_KEY_FILE: usize = 64 << 10;
@@ -108,6 +116,10 @@ impl PrivateKey {
                 "ENCRYPTED PRIVATE KEY" => return Self::from_encrypted_der(&block.1, password),
                 label => passed_over = Some(label),
             }
+        }
+        if passed_over == Some("CERTIFICATE") {
+            return Err(Error::invalid("a certificate, no private key")
+                .with_hint("give the private key alone: decryption needs no certificate"));
         }
         Err(Error::invalid(match passed_over {
             Some(label) => format!("the file holds a PEM block {label:?}, no private key"),
@@ -210,9 +222,11 @@ impl PrivateKey {
     }
 
     fn rsa(key: PrivateDecryptingKey) -> Result<Self> {
-        OaepPrivateDecryptingKey::new(key)
-            .map(|key| Self::Rsa(Box::new(key)))
-            .map_err(|_| Error::invalid("RSA key cannot be used for OAEP"))
+        let unfit = |_| Error::invalid("RSA key cannot be used for decryption");
+        Ok(Self::Rsa(Box::new(RsaKey {
+            oaep: OaepPrivateDecryptingKey::new(key.clone()).map_err(unfit)?,
+            pkcs1: Pkcs1PrivateDecryptingKey::new(key).map_err(unfit)?,
+        })))
     }
 }
 
@@ -242,6 +256,16 @@ impl Curve {
             Self::P256 => "P-256",
             Self::P384 => "P-384",
             Self::P521 => "P-521",
+        }
+    }
+
+    /// By the contents of its object identifier (RFC 5480).
+    pub(super) fn from_oid(oid: &[u8]) -> Option<Self> {
+        match oid {
+            [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07] => Some(Self::P256),
+            [0x2b, 0x81, 0x04, 0x00, 0x22] => Some(Self::P384),
+            [0x2b, 0x81, 0x04, 0x00, 0x23] => Some(Self::P521),
+            _ => None,
         }
     }
 
@@ -276,7 +300,7 @@ fn number(name: &str, value: Option<&str>) -> Result<Zeroizing<Vec<u8>>> {
 }
 
 /// The next PEM block of `text` and what comes after it.
-fn next_block(text: &str) -> Result<Option<(Block<'_>, &str)>> {
+pub(super) fn next_block(text: &str) -> Result<Option<(Block<'_>, &str)>> {
     let Some((_, rest)) = text.split_once("-----BEGIN ") else {
         return Ok(None);
     };
@@ -303,14 +327,14 @@ fn next_block(text: &str) -> Result<Option<(Block<'_>, &str)>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::error::Kind;
 
     // Made by `openssl ecparam -name prime256v1 -genkey` for this test; it opens nothing.
     const EC: &str = include_str!("../../tests/data/ocicrypt/keys/p256-sec1.pem");
 
-    fn file(name: &str) -> Vec<u8> {
+    pub(crate) fn file(name: &str) -> Vec<u8> {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/data/ocicrypt/keys")
             .join(name);

@@ -73,6 +73,9 @@ pub struct Layer {
     pub space: Space,
     /// Opens the image's profile, if the layer is encrypted.
     pub profile_key: Option<ProfileKey>,
+    /// Digest that its index must have, whatever the manifest says: whoever encrypted the layer
+    /// wrapped it with the key.
+    pub index_digest: Option<Digest>,
 }
 
 /// Label under which the store's keys are derived from a layer's key.
@@ -255,10 +258,14 @@ impl Opener {
                 source: blob,
                 space: Space::Plain,
                 profile_key: None,
+                index_digest: None,
             });
         }
         let key = self.keyring.unwrap(descriptor).await?;
-        if authenticate {
+        let index_digest = key
+            .index_digest()
+            .map_err(|e| e.context(format!("layer {}", descriptor.digest)))?;
+        if authenticate && index_digest.is_none() {
             // Nobody signed the manifest that names the index, and the cipher is malleable:
             // only the HMAC, over all of the layer, tells that who had the key made it.
             tracing::info!(layer = %descriptor.digest, "unsigned: read whole to check its HMAC");
@@ -277,6 +284,7 @@ impl Opener {
             source,
             space,
             profile_key: Some(ProfileKey::of(&key)),
+            index_digest,
         })
     }
 }
@@ -302,6 +310,14 @@ pub(crate) async fn open_index(layer: &Layer, class: Class) -> Result<LayerIndex
                  and sign that; or unpack this one with `nacre pull`",
         ));
     };
+    if let Some(wrapped) = &layer.index_digest
+        && wrapped != binding.digest()
+    {
+        return Err(Error::corrupt(format!(
+            "layer {digest}: the manifest names the index {}, the one that was encrypted is {wrapped}",
+            binding.digest()
+        )));
+    }
     let verified = index::open(&*layer.source, &binding).await.map_err(|e| {
         // A wrong key gives garbage where the index should be.
         if layer.kind.encrypted && class == Class::EncryptedUnsigned {

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    Repository, RepositoryWriter,
+    Destination, Place, Repository, RepositoryWriter,
+    archive::{Archive, ArchiveWriter},
     layout::{Layout, LayoutWriter},
     registry,
 };
@@ -72,6 +73,44 @@ impl Access {
                 let writer = LayoutWriter::create(directory).await?;
                 let latest = || Location::Tag("latest".into());
                 Ok((Arc::new(writer), name.clone().unwrap_or_else(latest)))
+            }
+        }
+    }
+
+    /// As [`open`](Self::open), for archives too.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); `Invalid` if an archive is none, `NotFound` if it has no such image.
+    pub async fn open_place(&self, place: &Place) -> Result<(Arc<dyn Repository>, Location)> {
+        match place {
+            Place::Image(reference) => self.open(reference).await,
+            Place::Archive { file, name } => {
+                let archive = Archive::open(file, name.as_ref()).await?;
+                let location = archive.location();
+                Ok((Arc::new(archive), location))
+            }
+        }
+    }
+
+    /// Begins to make an image at `place`. `time` (seconds since 1970) is what files get that have no
+    /// time of their own.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); `Invalid` if an archive is there already.
+    pub async fn destination(&self, place: &Place, time: u64) -> Result<Destination> {
+        match place {
+            Place::Image(Reference::Layout { directory, name }) => {
+                let latest = || Location::Tag("latest".into());
+                Destination::layout(directory, name.clone().unwrap_or_else(latest)).await
+            }
+            Place::Image(reference) => {
+                let (writer, location) = self.create(reference).await?;
+                Ok(Destination::direct(writer, location))
+            }
+            Place::Archive { file, name } => {
+                let writer = ArchiveWriter::create(file, name.clone(), time).await?;
+                let tag = name.as_ref().and_then(|name| name.tag()).unwrap_or("latest");
+                Ok(Destination::archive(writer, Location::Tag(tag.into())))
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Where bytes come from and go to: blobs, manifests and referrers of one repository.
 //!
-//! Two small traits, each implemented by a registry (`registry`) and an OCI layout directory
-//! (`layout`). Whatever else happens to bytes on the way (retry, decryption, accounting, faults)
+//! Two small traits, each implemented by a registry (`registry`), an OCI layout directory (`layout`)
+//! and, for images that are made or copied, a file of `docker save` (`archive`). Whatever else happens to bytes on the way (retry, decryption, accounting, faults)
 //! is a wrapper around them. `tests/source_contract.rs` holds the test suite that every implementation
 //! passes.
 
@@ -16,11 +16,14 @@ use futures::{
 
 use crate::{
     error::{Error, Result},
-    oci::{Descriptor, Digest, Location, RawManifest},
+    oci::{Descriptor, Digest, Location, RawManifest, RegistryReference},
 };
 
 mod access;
+pub mod archive;
+mod destination;
 pub mod layout;
+mod place;
 mod referrers;
 pub mod registry;
 mod remembered;
@@ -29,6 +32,8 @@ mod verified;
 
 pub use self::{
     access::Access,
+    destination::Destination,
+    place::Place,
     remembered::Remembered,
     traffic::{AnswerClass, Traffic, TrafficSnapshot},
     verified::stream_verified,
@@ -109,6 +114,9 @@ pub enum BlobContent {
     Bytes(Bytes),
     /// In a file, read while it is sent.
     File(std::path::PathBuf),
+    /// Somewhere else, streamed while it is sent, anew for each try. Nothing is stored if the stream
+    /// ends with an error.
+    Source(Arc<dyn BlobSource>),
 }
 
 /// Writes manifests and blobs into one repository.
@@ -122,6 +130,20 @@ pub trait RepositoryWriter: Send + Sync + fmt::Debug {
         descriptor: &'a Descriptor,
         content: BlobContent,
     ) -> BoxFuture<'a, Result<()>>;
+
+    /// Stores a blob by taking it from another repository of the same registry, which sends no byte
+    /// of it. Whether that was done; where it was not, the blob is still to be put.
+    ///
+    /// # Errors
+    /// `Unavailable`, as the registry says.
+    fn mount_blob<'a>(
+        &'a self,
+        descriptor: &'a Descriptor,
+        from: &'a RegistryReference,
+    ) -> BoxFuture<'a, Result<bool>> {
+        let _ = (descriptor, from);
+        Box::pin(async { Ok(false) })
+    }
 
     /// Stores a manifest or index, after what it names has been stored.
     fn put_manifest<'a>(
@@ -238,6 +260,7 @@ async fn check_content(descriptor: &Descriptor, content: &BlobContent) -> Result
             .await
             .map_err(|e| Error::io(format!("blob {digest}: file {}", path.display()), e))?
             .len(),
+        BlobContent::Source(source) => source.size(),
     };
     if size != descriptor.size {
         return Err(Error::corrupt(format!(

@@ -26,6 +26,8 @@ pub struct Setup {
     pub auth: Auth,
     /// Whether blobs are served by a second server, by links that can end.
     pub redirect: bool,
+    /// Whether blobs are mounted from one repository into another.
+    pub mounts: bool,
 }
 
 /// Who may do something.
@@ -119,6 +121,7 @@ impl Default for Setup {
             page: 100,
             auth: Auth::Anyone,
             redirect: false,
+            mounts: true,
         }
     }
 }

@@ -16,7 +16,7 @@ use nacre::oci::Digest;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use super::registry::{Auth, Fault, Seen, Shared};
+use super::registry::{Auth, Fault, Seen, Shared, State};
 
 type Failure = std::io::Error;
 type Body = BoxBody<Bytes, Failure>;
@@ -296,7 +296,12 @@ fn token(shared: &Shared, asked: &Asked) -> Plain {
     let scope = asked.value("scope").or(posted("scope")).unwrap_or_default();
     let mut state = shared.state();
     let token = format!("token-{}", state.next());
-    state.tokens.insert(token.clone(), scope.to_owned());
+    let all: Vec<&str> = asked.values("scope").collect();
+    let scope = match all[..] {
+        [] => scope.to_owned(),
+        _ => all.join(" "),
+    };
+    state.tokens.insert(token.clone(), scope);
     let name = match asked.method {
         Method::POST => "access_token",
         _ => "token",
@@ -439,6 +444,22 @@ fn upload(shared: &Shared, asked: &Asked, repository: &str, session: &str) -> Pl
     let mut state = shared.state();
     let mut session = session.to_owned();
     let place = |session: &str| format!("/v2/{repository}/blobs/uploads/{session}?state=x");
+    if asked.method == Method::DELETE {
+        return match state.uploads.remove(&session) {
+            Some(_) => status_only(204),
+            None => error(404, "BLOB_UPLOAD_UNKNOWN"),
+        };
+    }
+    if let (Some(digest), Some(from)) = (asked.value("mount"), asked.value("from"))
+        && shared.setup.mounts
+        && let Ok(digest) = digest.parse::<Digest>()
+        && state.may_read(asked, from)
+        && let Some(bytes) = state.blobs.get(&(from.to_owned(), digest.clone())).cloned()
+    {
+        let place = format!("/v2/{repository}/blobs/{digest}");
+        state.blobs.insert((repository.to_owned(), digest), bytes);
+        return status_only(201).with(LOCATION, place);
+    }
     if asked.method == Method::POST {
         session = format!("upload-{}", state.next());
         state.uploads.insert(session.clone(), Vec::new());
@@ -464,9 +485,29 @@ fn upload(shared: &Shared, asked: &Asked, repository: &str, session: &str) -> Pl
     }
 }
 
+// === impl State ===
+
+impl State {
+    /// Whether the token, if there are tokens, is for reading this repository too.
+    fn may_read(&self, asked: &Asked, repository: &str) -> bool {
+        let given = asked.authorization.as_deref().unwrap_or_default();
+        let Some(token) = given.strip_prefix("Bearer ") else {
+            return true;
+        };
+        let scope = format!("repository:{repository}:pull");
+        let granted = self.tokens.get(token);
+        granted.is_some_and(|granted| granted.split(' ').any(|one| one == scope))
+    }
+}
+
 // === impl Asked ===
 
 impl Asked {
+    fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        let all = self.query.iter().filter(move |(key, _)| key == name);
+        all.map(|(_, value)| value.as_str())
+    }
+
     fn value(&self, name: &str) -> Option<&str> {
         self.query
             .iter()

@@ -1,18 +1,17 @@
 //! One layer on its way: fetched into a file and verified, then rewritten into another.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{BufReader, BufWriter, Read, Write},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
 use futures::StreamExt;
 
-use super::Temporary;
 use crate::{
     codec,
     error::{Error, Result},
+    image::temporary::Temporary,
     index::write::{WriteOptions, Written, write_layer},
     oci::{Descriptor, Digest, Hasher, media_type},
     source::BlobSource,
@@ -24,7 +23,7 @@ pub(super) async fn fetch(
     directory: &Path,
     read: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<Temporary> {
-    let (temporary, mut file) = create(directory)?;
+    let (temporary, mut file) = Temporary::create(directory)?;
     let failed = |e| Error::io(format!("temporary file {}", temporary.path().display()), e);
     let mut hasher = source.digest().hasher();
     let mut stream = source.stream().await?;
@@ -55,7 +54,7 @@ pub(super) async fn rewrite(
 ) -> Result<(Written, Temporary)> {
     let kind = media_type::layer_kind(&layer.media_type)
         .ok_or_else(|| Error::internal("not a tar layer"))?;
-    let (made, out) = create(directory)?;
+    let (made, out) = Temporary::create(directory)?;
     let diff_id = diff_id.clone();
     tokio::task::spawn_blocking(move || {
         let input = File::open(fetched.path())
@@ -79,21 +78,6 @@ pub(super) async fn rewrite(
     })
     .await
     .map_err(|e| Error::internal("conversion").with_source(e))?
-}
-
-/// A new file that only we can read.
-fn create(directory: &Path) -> Result<(Temporary, File)> {
-    let mut random = [0; 12];
-    getrandom::fill(&mut random)
-        .map_err(|e| Error::internal("no randomness").with_source(e.to_string()))?;
-    let path = directory.join(format!("nacre-{}.tmp", hex::encode(random)));
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|e| Error::io(format!("temporary file {}", path.display()), e))?;
-    Ok((Temporary(path), file))
 }
 
 /// Hashes what is read through it.

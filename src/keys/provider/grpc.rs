@@ -1,4 +1,4 @@
-//! A key provider that is a gRPC server: `keyprovider.KeyProviderService/UnWrapKey`.
+//! A key provider that is a gRPC server: `keyprovider.KeyProviderService`.
 
 use nacre_snapshotter_proto::keyprovider::{
     KeyProviderKeyWrapProtocolInput, key_provider_service_client::KeyProviderServiceClient,
@@ -6,26 +6,33 @@ use nacre_snapshotter_proto::keyprovider::{
 use tonic::{Code, transport::Endpoint};
 use zeroize::Zeroizing;
 
-use super::{MAX_REPLY, told};
+use super::{MAX_REPLY, Operation, told};
 use crate::error::{Error, Kind, Result};
 
 /// Room for the message around the answer.
 const FRAME: usize = 1 << 10;
 
 /// Sends `request` to the server at `target` and gives its answer. Ends when it is dropped.
-pub(super) async fn ask(target: &str, request: Vec<u8>) -> Result<Zeroizing<Vec<u8>>> {
+pub(super) async fn ask(
+    target: &str,
+    operation: Operation,
+    request: &[u8],
+) -> Result<Zeroizing<Vec<u8>>> {
     let server = || format!("server {target}");
     let channel = endpoint(target)?
         .connect()
         .await
         .map_err(|e| Error::unavailable(format!("{}: cannot connect", server())).with_source(e))?;
-    let reply = KeyProviderServiceClient::new(channel)
-        .max_decoding_message_size(MAX_REPLY + FRAME)
-        .un_wrap_key(KeyProviderKeyWrapProtocolInput {
-            key_provider_key_wrap_protocol_input: request,
-        })
-        .await
-        .map_err(|status| {
+    let mut client =
+        KeyProviderServiceClient::new(channel).max_decoding_message_size(MAX_REPLY + FRAME);
+    let input = KeyProviderKeyWrapProtocolInput {
+        key_provider_key_wrap_protocol_input: request.to_vec(),
+    };
+    let reply = match operation {
+        Operation::Wrap => client.wrap_key(input).await,
+        Operation::Unwrap => client.un_wrap_key(input).await,
+    };
+    let reply = reply.map_err(|status| {
             let kind = match status.code() {
                 Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => {
                     Kind::Unavailable

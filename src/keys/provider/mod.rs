@@ -69,40 +69,65 @@ struct Command {
     args: Option<Vec<String>>,
 }
 
+/// Both fields are always there, the one that is not meant empty: CDH wants them.
 #[derive(Serialize)]
 struct Request<'a> {
     op: &'static str,
-    keywrapparams: WrapParams,
+    keywrapparams: WrapParams<'a>,
     keyunwrapparams: UnwrapParams<'a>,
 }
 
-/// Always there and empty: CDH wants the field.
-#[derive(Serialize)]
-struct WrapParams {
-    ec: Option<()>,
-    optsdata: Option<()>,
+#[derive(Default, Serialize)]
+struct WrapParams<'a> {
+    ec: Option<EncryptConfig<'a>>,
+    optsdata: Option<&'a [u8]>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct UnwrapParams<'a> {
-    dc: DecryptConfig<'a>,
-    annotation: &'a [u8],
+    dc: Option<Config<'a>>,
+    annotation: Option<&'a [u8]>,
 }
 
 #[derive(Serialize)]
-struct DecryptConfig<'a> {
+struct EncryptConfig<'a> {
+    #[serde(rename = "Parameters")]
+    parameters: BTreeMap<&'a str, Vec<String>>,
+    #[serde(rename = "DecryptConfig")]
+    decrypt: Config<'a>,
+}
+
+#[derive(Default, Serialize)]
+struct Config<'a> {
     #[serde(rename = "Parameters")]
     parameters: BTreeMap<&'a str, Vec<String>>,
 }
 
 #[derive(Deserialize)]
 struct Reply {
+    #[serde(default)]
+    keywrapresults: Option<WrapResults>,
+    #[serde(default)]
     keyunwrapresults: Option<UnwrapResults>,
 }
 
 #[derive(Deserialize)]
+struct WrapResults {
+    #[serde(default)]
+    annotation: Option<SecretBytes>,
+}
+
+#[derive(Deserialize)]
 struct UnwrapResults {
+    #[serde(default)]
     optsdata: Option<SecretBytes>,
+}
+
+/// What a provider is asked to do.
+#[derive(Clone, Copy)]
+enum Operation {
+    Wrap,
+    Unwrap,
 }
 
 /// Largest configuration file.
@@ -195,11 +220,36 @@ impl Provider {
         packet: &[u8],
         deadline: Duration,
     ) -> Result<Zeroizing<Vec<u8>>> {
-        let request = request(name, params, packet);
+        let request = Zeroizing::new(unwrap_request(name, params, packet));
+        self.ask(Operation::Unwrap, request, deadline).await
+    }
+
+    /// Asks the provider called `name` to make a packet of private options.
+    ///
+    /// # Errors
+    /// As [`unwrap`](Self::unwrap).
+    pub(super) async fn wrap(
+        &self,
+        name: &str,
+        params: &[String],
+        private: &[u8],
+        deadline: Duration,
+    ) -> Result<Vec<u8>> {
+        let request = wrap_request(name, params, private);
+        let packet = self.ask(Operation::Wrap, request, deadline).await?;
+        Ok(packet.to_vec())
+    }
+
+    async fn ask(
+        &self,
+        operation: Operation,
+        request: Zeroizing<Vec<u8>>,
+        deadline: Duration,
+    ) -> Result<Zeroizing<Vec<u8>>> {
         let asked = async {
             match self {
                 Self::Command { path, args } => cmd::ask(path, args, &request).await,
-                Self::Grpc(target) => grpc::ask(target, request).await,
+                Self::Grpc(target) => grpc::ask(target, operation, &request).await,
                 Self::Unsupported(way) => Err(Error::unsupported(format!(
                     "reached through {way}, which nacre does not speak; cmd and grpc are known"
                 ))),
@@ -208,7 +258,7 @@ impl Provider {
         let reply = tokio::time::timeout(deadline, asked).await.map_err(|_| {
             Error::unavailable(format!("no answer within {} s", deadline.as_secs_f32()))
         })??;
-        read_reply(&reply)
+        read_reply(operation, &reply)
     }
 }
 
@@ -247,29 +297,49 @@ fn parse(json: &[u8]) -> Result<BTreeMap<String, Provider>> {
         .collect()
 }
 
-fn request(name: &str, params: &[String], packet: &[u8]) -> Vec<u8> {
-    let params: Vec<String> = if params.is_empty() {
-        vec![STANDARD.encode(ENABLED)]
-    } else {
-        params.iter().map(|param| STANDARD.encode(param)).collect()
-    };
+fn parameters(params: &[String]) -> Vec<String> {
+    if params.is_empty() {
+        return vec![STANDARD.encode(ENABLED)];
+    }
+    params.iter().map(|param| STANDARD.encode(param)).collect()
+}
+
+fn unwrap_request(name: &str, params: &[String], packet: &[u8]) -> Vec<u8> {
     let request = Request {
         op: "keyunwrap",
-        keywrapparams: WrapParams {
-            ec: None,
-            optsdata: None,
-        },
+        keywrapparams: WrapParams::default(),
         keyunwrapparams: UnwrapParams {
-            dc: DecryptConfig {
-                parameters: BTreeMap::from([(name, params)]),
-            },
-            annotation: packet,
+            dc: Some(Config {
+                parameters: BTreeMap::from([(name, parameters(params))]),
+            }),
+            annotation: Some(packet),
         },
     };
     serde_json::to_vec(&request).expect("text keys and numbers encode")
 }
 
-fn read_reply(reply: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+fn wrap_request(name: &str, params: &[String], private: &[u8]) -> Zeroizing<Vec<u8>> {
+    let request = Request {
+        op: "keywrap",
+        keywrapparams: WrapParams {
+            ec: Some(EncryptConfig {
+                parameters: BTreeMap::from([(name, parameters(params))]),
+                decrypt: Config::default(),
+            }),
+            optsdata: Some(private),
+        },
+        keyunwrapparams: UnwrapParams::default(),
+    };
+    let params: usize = params.iter().map(|param| param.len() * 2).sum();
+    // Room for everything, so that no growing buffer leaves a copy of the key behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(
+        1024 + name.len() * 6 + params + private.len() * 4,
+    ));
+    serde_json::to_writer(&mut *bytes, &request).expect("text keys and numbers encode");
+    bytes
+}
+
+fn read_reply(operation: Operation, reply: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
     let parsed: Reply = serde_json::from_slice(reply).map_err(|e| {
         // The message of a type error could quote the answer, which is a secret.
         Error::invalid(format!(
@@ -279,12 +349,19 @@ fn read_reply(reply: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
             e.column()
         ))
     })?;
-    parsed
-        .keyunwrapresults
-        .and_then(|results| results.optsdata)
-        .map(|data| data.0)
+    let (held, wanted) = match operation {
+        Operation::Wrap => (
+            parsed.keywrapresults.and_then(|results| results.annotation),
+            "keywrapresults.annotation",
+        ),
+        Operation::Unwrap => (
+            parsed.keyunwrapresults.and_then(|results| results.optsdata),
+            "keyunwrapresults.optsdata",
+        ),
+    };
+    held.map(|data| data.0)
         .filter(|data| !data.is_empty())
-        .ok_or_else(|| Error::denied("its answer holds no keyunwrapresults.optsdata"))
+        .ok_or_else(|| Error::denied(format!("its answer holds no {wanted}")))
 }
 
 /// A provider's own words, made fit for an error message.

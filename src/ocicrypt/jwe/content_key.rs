@@ -38,7 +38,7 @@ pub(super) fn unwrap(
             let PrivateKey::Rsa(key) = key else {
                 return Ok(None);
             };
-            return Ok(unwrap_rsa(algorithm, encrypted_key, key));
+            return Ok(unwrap_rsa(algorithm, encrypted_key, &key.oaep));
         }
         "ECDH-ES+A128KW" => 128,
         "ECDH-ES+A192KW" => 192,
@@ -155,7 +155,7 @@ fn party(header: &Header, name: &str) -> Result<Vec<u8>> {
 }
 
 /// RFC 7518 section 4.6.2 for keys of at most 256 bits, which take one round.
-fn concat_kdf(
+pub(super) fn concat_kdf(
     secret: &[u8],
     algorithm: &str,
     apu: &[u8],

@@ -9,6 +9,9 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 mod content_key;
+mod seal;
+
+pub(crate) use self::seal::seal;
 
 use super::{
     coco::open_gcm,

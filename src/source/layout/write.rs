@@ -9,14 +9,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use futures::future::BoxFuture;
+use futures::{StreamExt, future::BoxFuture};
 use rustix::fs::{FlockOperation, flock};
 
 use super::{blob_path, blocking, index, name};
 use crate::{
     error::{Error, Result},
     oci::{Descriptor, Digest, Document, Location, RawManifest},
-    source::{BlobContent, RepositoryWriter, check_content},
+    source::{BlobContent, BlobSource, RepositoryWriter, check_content},
 };
 
 /// A layout directory that is written.
@@ -64,7 +64,10 @@ impl RepositoryWriter for LayoutWriter {
         Box::pin(async move {
             check_content(descriptor, &content).await?;
             let (root, descriptor) = (self.root.clone(), descriptor.clone());
-            blocking(move || put_blob(&root, &descriptor, content)).await
+            match content {
+                BlobContent::Source(source) => put_stream(root, descriptor, &*source).await,
+                content => blocking(move || put_blob(&root, &descriptor, content)).await,
+            }
         })
     }
 
@@ -110,14 +113,11 @@ fn put_blob(root: &Path, descriptor: &Descriptor, content: BlobContent) -> Resul
     let digest = &descriptor.digest;
     let what = || format!("blob {digest} to {}", name(root));
     let io = |e| Error::io(what(), e);
-    let path = blob_path(root, digest);
-    if fs::metadata(&path).is_ok_and(|known| known.is_file() && known.len() == descriptor.size) {
+    let Some(mut temporary) = begin_blob(root, descriptor)? else {
         return Ok(());
-    }
-    let parent = root.join("blobs").join(digest.algorithm());
-    fs::create_dir_all(&parent).map_err(io)?;
-    let mut temporary = Temporary::new(&parent).map_err(io)?;
+    };
     match content {
+        BlobContent::Source(_) => return Err(Error::internal("a stream is not written here")),
         // Its digest has been checked already.
         BlobContent::Bytes(bytes) => temporary.file.write_all(&bytes).map_err(io)?,
         BlobContent::File(from) => {
@@ -131,7 +131,51 @@ fn put_blob(root: &Path, descriptor: &Descriptor, content: BlobContent) -> Resul
             }
         }
     }
-    temporary.become_file(&path).map_err(io)
+    temporary.become_file(&blob_path(root, digest)).map_err(io)
+}
+
+/// A file to write a blob to, unless it is there.
+fn begin_blob(root: &Path, descriptor: &Descriptor) -> Result<Option<Temporary>> {
+    let digest = &descriptor.digest;
+    let io = |e| Error::io(format!("blob {digest} to {}", name(root)), e);
+    let known = fs::metadata(blob_path(root, digest));
+    if known.is_ok_and(|known| known.is_file() && known.len() == descriptor.size) {
+        return Ok(None);
+    }
+    let parent = root.join("blobs").join(digest.algorithm());
+    fs::create_dir_all(&parent).map_err(io)?;
+    Temporary::new(&parent).map(Some).map_err(io)
+}
+
+/// Writes a blob that streams in, and checks its digest on the way.
+async fn put_stream(root: PathBuf, descriptor: Descriptor, source: &dyn BlobSource) -> Result<()> {
+    let what = format!("blob {} to {}", descriptor.digest, name(&root));
+    let begun = {
+        let (root, descriptor) = (root.clone(), descriptor.clone());
+        blocking(move || begin_blob(&root, &descriptor)).await?
+    };
+    let Some(mut temporary) = begun else {
+        return Ok(());
+    };
+    let mut hasher = descriptor.digest.hasher();
+    let mut stream = source.stream().await?;
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|e| e.context(what.clone()))?;
+        let what = what.clone();
+        (temporary, hasher) = blocking(move || {
+            hasher.update(&piece);
+            let written = temporary.file.write_all(&piece);
+            written.map_err(|e| Error::io(what, e))?;
+            Ok((temporary, hasher))
+        })
+        .await?;
+    }
+    let found = hasher.finish();
+    if found != descriptor.digest {
+        return Err(Error::corrupt(format!("{what}: its bytes have digest {found}")));
+    }
+    let path = blob_path(&root, &descriptor.digest);
+    blocking(move || temporary.become_file(&path).map_err(|e| Error::io(what, e))).await
 }
 
 /// Copies a file and returns its digest, of the algorithm of `like`.

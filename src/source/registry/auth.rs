@@ -48,7 +48,8 @@ pub(super) struct Authenticator {
     insecure_realm: bool,
     patience: Duration,
     challenge: Mutex<Option<Challenge>>,
-    grants: Mutex<HashMap<(String, Actions), Arc<Slot>>>,
+    /// By scopes.
+    grants: Mutex<HashMap<Vec<String>, Arc<Slot>>>,
 }
 
 /// Access that is asked for.
@@ -57,6 +58,8 @@ pub(super) struct Access<'a> {
     /// The repository as the host's token server calls it.
     pub(super) path: &'a str,
     pub(super) actions: Actions,
+    /// Another repository that is read at the same time.
+    pub(super) from: Option<&'a str>,
     /// Logins that were handed over for it.
     pub(super) handed: Option<&'a RepositoryLogins>,
     pub(super) traffic: &'a Traffic,
@@ -112,6 +115,13 @@ impl Actions {
 // === impl Access ===
 
 impl Access<'_> {
+    /// What the token specification calls it.
+    fn scopes(&self) -> Vec<String> {
+        let from = self.from.map(|path| Actions::Pull.scope(path));
+        let own = self.actions.scope(self.path);
+        std::iter::once(own).chain(from).collect()
+    }
+
     /// Takes note that a login that was handed over is of no use for now.
     pub(super) fn refused(&self, login: &HandedLogin, why: &str) {
         if let Some(handed) = self.handed {
@@ -176,7 +186,7 @@ impl Authenticator {
                 Err(failure) => return Err(failure),
             }
         }
-        let slot = self.slot(access.path, access.actions);
+        let slot = self.slot(access);
         self.renewed(http, &challenge, access, &slot, None).await
     }
 
@@ -203,7 +213,7 @@ impl Authenticator {
         }
         let slot = match by {
             Some(login) => login.slot(&self.host, access.path),
-            None => self.slot(access.path, access.actions),
+            None => self.slot(access),
         };
         let mut held = slot.lock().await;
         if let (Some(now), Some(used)) = (&*held, used)
@@ -221,9 +231,9 @@ impl Authenticator {
             .clone()
     }
 
-    fn slot(&self, path: &str, actions: Actions) -> Arc<Slot> {
+    fn slot(&self, access: Access<'_>) -> Arc<Slot> {
         let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(grants.entry((path.to_owned(), actions)).or_default())
+        Arc::clone(grants.entry(access.scopes()).or_default())
     }
 
     /// What a slot holds, obtained anew if that has ended.
@@ -318,7 +328,7 @@ impl Authenticator {
                 self.host
             )));
         }
-        let mut scopes = vec![access.actions.scope(access.path)];
+        let mut scopes = access.scopes();
         // A scope of another form is the registry's own word for access to it.
         scopes.extend(scope.clone().filter(|s| !s.starts_with("repository:")));
         let service = service.as_deref().unwrap_or_default();

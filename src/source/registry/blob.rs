@@ -234,6 +234,7 @@ impl Inner {
                 body: None,
                 path: &self.path,
                 actions: Actions::Pull,
+                from: None,
                 handed: self.handed.as_deref(),
                 traffic: &self.traffic,
                 what: &what,

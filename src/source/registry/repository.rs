@@ -145,6 +145,7 @@ impl RegistryRepository {
                 body: None,
                 path: &self.path,
                 actions: self.actions,
+                from: None,
                 handed: self.handed.as_deref(),
                 traffic: &self.traffic,
                 what,

@@ -57,6 +57,8 @@ pub(super) struct Request<'a> {
     /// Repository path, for the token's scope.
     pub(super) path: &'a str,
     pub(super) actions: Actions,
+    /// Another repository that the registry reads for it, for the token's scope.
+    pub(super) from: Option<&'a str>,
     /// Logins that were handed over for it.
     pub(super) handed: Option<&'a RepositoryLogins>,
     pub(super) traffic: &'a Traffic,
@@ -147,9 +149,11 @@ impl Registry {
             Target::Url(url) => url.clone(),
         };
         let scope = self.endpoint.scope(request.path);
+        let from = request.from.map(|path| self.endpoint.scope(path));
         let access = Access {
             path: &scope,
             actions: request.actions,
+            from: from.as_deref(),
             handed: request.handed,
             traffic: request.traffic,
         };

@@ -7,6 +7,7 @@ use reqwest::{
     Method, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
+use url::form_urlencoded;
 
 use super::{
     auth::Actions,
@@ -16,8 +17,8 @@ use super::{
     upload::{body_of, body_of_bytes},
 };
 use crate::{
-    error::{Error, Result},
-    oci::{Descriptor, Digest, Location, RawManifest},
+    error::{Error, Kind, Result},
+    oci::{Descriptor, Digest, Location, RawManifest, RegistryReference},
     source::{BlobContent, RepositoryWriter, check_content, referrers},
 };
 
@@ -57,6 +58,7 @@ impl RegistryWriter {
             body,
             path: &self.reader.path,
             actions: Actions::PullPush,
+            from: None,
             handed: None,
             traffic: &self.reader.traffic,
             what,
@@ -91,14 +93,72 @@ impl RegistryWriter {
         let mut retry = registry.retry();
         loop {
             // An upload that was cut is not known to be usable: each try is a new one.
-            match self.upload(descriptor, &*body, &what).await {
+            match self.upload(descriptor, &*body.make, &what).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => {
+                    // What was sent went wrong, not the sending.
+                    if let Some(error) = body.failure() {
+                        return Err(error.context(what));
+                    }
                     // The time a long upload took does not count against its repetition.
                     retry.restart();
                     retry.wait(failure).await?;
                 }
             }
+        }
+    }
+
+    /// Has the registry take the blob from another of its repositories; whether it did.
+    async fn mount(&self, descriptor: &Descriptor, from: &RegistryReference) -> Result<bool> {
+        let registry = &self.reader.registry;
+        if from.host() != registry.host() || from.path() == self.reader.path {
+            return Ok(false);
+        }
+        let digest = &descriptor.digest;
+        let what = format!("blob {digest} to {}", self.reader.full_name());
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("mount", &digest.to_string())
+            .append_pair("from", from.path())
+            .finish();
+        let target = Target::Path(format!("/{}/blobs/uploads/?{query}", self.reader.path));
+        let asked = Request {
+            from: Some(from.path()),
+            ..self.request(Method::POST, target, headers, None, &what)
+        };
+        let answer = match registry.send(&asked).await {
+            Ok(exchange) => exchange.response,
+            // Who may not read the other repository may still write this one.
+            Err(error) if error.kind() == Kind::Denied => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match answer.status() {
+            StatusCode::CREATED => Ok(true),
+            StatusCode::ACCEPTED => {
+                self.cancel(&answer, &what).await;
+                Ok(false)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Ends an upload that was begun instead of a mount. A registry that is not told ends it by
+    /// itself, some day.
+    async fn cancel(&self, begun: &Response, what: &str) {
+        let registry = &self.reader.registry;
+        let Ok(url) = registry.upload_location(begun, what) else {
+            return;
+        };
+        let request = self.request(
+            Method::DELETE,
+            Target::Url(url),
+            HeaderMap::new(),
+            None,
+            what,
+        );
+        if let Err(failure) = registry.exchange(&request).await {
+            tracing::debug!(error = %failure.error, "an upload was not cancelled");
         }
     }
 
@@ -204,6 +264,14 @@ impl RepositoryWriter for RegistryWriter {
         content: BlobContent,
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.push(descriptor, content))
+    }
+
+    fn mount_blob<'a>(
+        &'a self,
+        descriptor: &'a Descriptor,
+        from: &'a RegistryReference,
+    ) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(self.mount(descriptor, from))
     }
 
     fn put_manifest<'a>(

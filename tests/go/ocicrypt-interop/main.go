@@ -1,10 +1,13 @@
-// Command ocicrypt-interop lets the Go implementation of ocicrypt make what nacre reads.
+// Command ocicrypt-interop lets the Go implementation of ocicrypt make what nacre reads, and read what
+// nacre makes.
 //
 //	ocicrypt-interop jwk ALG PRIVATE.pem PRIVATE.jwk PUBLIC.jwk
 //	ocicrypt-interop encrypt RECIPIENT... < PLAIN > RESULT.json
+//	ocicrypt-interop decrypt DESCRIPTOR.json KEY... < BLOB > PLAIN
 //
-// RECIPIENT is in skopeo's words (jwe:FILE, provider:NAME[:PARAMETER]). RESULT.json has the layer's
-// annotations and its ciphertext. Key providers are those of OCICRYPT_KEYPROVIDER_CONFIG.
+// RECIPIENT and KEY are in skopeo's words (jwe:FILE, pkcs7:FILE, provider:NAME[:PARAMETER]; FILE, for
+// pkcs7 the certificate too). RESULT.json has the layer's annotations and its ciphertext. Key providers
+// are those of OCICRYPT_KEYPROVIDER_CONFIG.
 package main
 
 import (
@@ -43,8 +46,10 @@ func run(args []string) error {
 		return makeJWK(args[1], args[2], args[3], args[4])
 	case len(args) > 1 && args[0] == "encrypt":
 		return encrypt(args[1:])
+	case len(args) > 2 && args[0] == "decrypt":
+		return decrypt(args[1], args[2:])
 	}
-	return errors.New("want jwk or encrypt; see the source")
+	return errors.New("want jwk, encrypt or decrypt; see the source")
 }
 
 func makeJWK(alg, in, private, public string) error {
@@ -103,4 +108,26 @@ func encrypt(recipients []string) error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(out)
+}
+
+func decrypt(descriptor string, keys []string) error {
+	text, err := os.ReadFile(descriptor)
+	if err != nil {
+		return err
+	}
+	var layer ocispec.Descriptor
+	if err := json.Unmarshal(text, &layer); err != nil {
+		return err
+	}
+	cc, err := helpers.CreateDecryptCryptoConfig(keys, nil)
+	if err != nil {
+		return err
+	}
+	reader, _, err := ocicrypt.DecryptLayer(cc.DecryptConfig, os.Stdin, layer, false)
+	if err != nil {
+		return err
+	}
+	// Its reader checks the HMAC at the end.
+	_, err = io.Copy(os.Stdout, reader)
+	return err
 }

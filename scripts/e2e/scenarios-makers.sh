@@ -1,0 +1,385 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # what scripts/e2e-images sets
+# Scenarios of scripts/e2e-images. Sourced.
+
+# ---- what nacre encrypts, others decrypt ----
+
+scenario_skopeo_decrypts_jwe() {
+  local key
+  nacre image encrypt "oci:$work/plain:1" "oci:$here/e:1" \
+    --recipient "jwe:$work/keys/one.pub" --recipient "jwe:$work/keys/ec.pub"
+  for key in one ec; do
+    skopeo_copy --decryption-key "$work/keys/$key.pem" "oci:$here/e:1" "oci:$here/$key:1"
+    same "$here/$key"
+  done
+  refused skopeo_copy --decryption-key "$work/keys/two.pem" "oci:$here/e:1" "oci:$here/no:1"
+}
+
+scenario_skopeo_decrypts_pkcs7() {
+  nacre image encrypt "oci:$work/plain:1" "oci:$here/e:1" \
+    --recipient "pkcs7:$work/keys/one.crt" --recipient "pkcs7:$work/keys/two.crt"
+  skopeo_copy --decryption-key "$work/keys/two.pem" --decryption-key "$work/keys/two.crt" \
+    "oci:$here/e:1" "oci:$here/d:1"
+  same "$here/d"
+}
+
+# Debian's skopeo is too old for key providers.
+scenario_skopeo_decrypts_provider() {
+  local skopeo=$NACRE_CACHE/tools/skopeo2/bin/skopeo
+  [ -x "$skopeo" ] || skip "skopeo 2 is not installed; scripts/install-peers --only skopeo2"
+  need python3
+  export OCICRYPT_KEYPROVIDER_CONFIG=$work/keys/providers.json
+  nacre image encrypt "oci:$work/plain:1" "oci:$here/e:1" --recipient provider:shift:word
+  "$skopeo" --insecure-policy copy --quiet --decryption-key provider:shift:word \
+    "oci:$here/e:1" "oci:$here/d:1"
+  same "$here/d"
+  # And the other way round.
+  "$skopeo" --insecure-policy copy --quiet --encryption-key provider:shift:word \
+    "oci:$work/plain:1" "oci:$here/theirs:1"
+  nacre image decrypt "oci:$here/theirs:1" "oci:$here/ours:1" --decryption-key provider:shift:word
+  same "$here/ours"
+}
+
+scenario_go_unwraps_jwe() {
+  local key
+  nacre image encrypt "oci:$work/plain:1" "oci:$here/e:1" \
+    --recipient "jwe:$work/keys/one.pub" --recipient "jwe:$work/keys/ec.pub"
+  for key in one ec; do
+    go_opens "$here/e" "$work/keys/$key.pem"
+  done
+}
+
+scenario_go_unwraps_pkcs7() {
+  nacre image encrypt "oci:$work/plain:1" "oci:$here/e:1" --recipient "pkcs7:$work/keys/one.crt"
+  go_opens "$here/e" "$work/keys/one.pem" "$work/keys/one.crt"
+}
+
+scenario_go_unwraps_provider() {
+  need python3
+  export OCICRYPT_KEYPROVIDER_CONFIG=$work/keys/providers.json
+  nacre image encrypt "oci:$work/plain:1" "oci:$here/e:1" --recipient provider:shift:word
+  go_opens "$here/e" provider:shift:word
+}
+
+# ---- what others encrypt, nacre decrypts ----
+
+scenario_nacre_decrypts_skopeo_jwe() {
+  skopeo_copy --encryption-key "jwe:$work/keys/one.pub" "oci:$work/plain:1" \
+    "docker://$registry/theirs:jwe"
+  nacre image decrypt "$registry/theirs:jwe" "oci:$here/d:1" --decryption-key "$work/keys/one.pem"
+  same "$here/d"
+  fails 4 "none of the recipients'" nacre image decrypt "$registry/theirs:jwe" "oci:$here/no:1" \
+    --decryption-key "$work/keys/two.pem"
+  [ ! -e "$here/no" ]
+}
+
+scenario_nacre_decrypts_skopeo_pkcs7() {
+  skopeo_copy --encryption-key "pkcs7:$work/keys/one.crt" "oci:$work/plain:1" "oci:$here/e:1"
+  # The key alone is enough.
+  nacre image decrypt "oci:$here/e:1" "oci:$here/d:1" --decryption-key "$work/keys/one.pem"
+  same "$here/d"
+}
+
+scenario_nacre_unwraps_go() {
+  local number digest
+  go_program
+  need python3
+  export OCICRYPT_KEYPROVIDER_CONFIG=$work/keys/providers.json
+  digest=$(manifest_of "$work/plain" | jq -r '.layers[0].digest | sub(":"; "/")')
+  "$work/ocicrypt-interop" encrypt "jwe:$work/keys/ec.pub" "pkcs7:$work/keys/one.crt" \
+    provider:shift:word <"$work/plain/blobs/$digest" >"$here/result.json"
+  # The first layer in their form, the rest as it was.
+  cp -r "$work/plain" "$here/e"
+  jq -r .ciphertext "$here/result.json" | base64 -d >"$here/blob"
+  number=$(sha256sum <"$here/blob" | cut -d ' ' -f 1)
+  cp "$here/blob" "$here/e/blobs/sha256/$number"
+  manifest_of "$work/plain" | jq -c --arg digest "sha256:$number" \
+    --slurpfile result "$here/result.json" '
+      .layers[0].digest = $digest | .layers[0].mediaType += "+encrypted"
+      | .layers[0].annotations = $result[0].annotations' >"$here/manifest"
+  number=$(sha256sum <"$here/manifest" | cut -d ' ' -f 1)
+  cp "$here/manifest" "$here/e/blobs/sha256/$number"
+  jq -c --arg digest "sha256:$number" --argjson size "$(stat -c %s "$here/manifest")" \
+    '.manifests[0].digest = $digest | .manifests[0].size = $size' "$work/plain/index.json" \
+    >"$here/e/index.json"
+  for number in "$work/keys/ec.pem" "$work/keys/one.pem" provider:shift:word; do
+    rm -rf "$here/d"
+    nacre image decrypt "oci:$here/e:1" "oci:$here/d:1" --decryption-key "$number"
+    same "$here/d"
+  done
+}
+
+# ---- signatures ----
+
+scenario_cosign_verifies_plain_key() {
+  local image
+  need cosign
+  image=$(pushed "$work/estargz" signed/plain:1)
+  nacre image sign --key "$work/keys/signer.key" "$registry/signed/plain:1"
+  cosign_verifies "$work/keys/signer.pub" "$image"
+  nacre verify --key "$work/keys/signer.pub" "$registry/signed/plain:1"
+}
+
+scenario_cosign_verifies_its_own_encrypted_key() {
+  local image
+  need cosign
+  image=$(pushed "$work/estargz" signed/encrypted-key:1)
+  cosign_alone generate-key-pair --output-key-prefix "$here/cosign"
+  COSIGN_PASSWORD=secret nacre image sign --key "$here/cosign.key" "$registry/signed/encrypted-key:1"
+  cosign_verifies "$here/cosign.pub" "$image"
+  nacre verify --key "$here/cosign.pub" "$registry/signed/encrypted-key:1"
+  refused cosign_verifies "$work/keys/signer.pub" "$image"
+}
+
+scenario_wrong_password() {
+  need cosign
+  pushed "$work/estargz" signed/nothing:1 >/dev/null
+  cosign_alone generate-key-pair --output-key-prefix "$here/cosign"
+  local sign=(nacre image sign --key "$here/cosign.key" "$registry/signed/nothing:1")
+  fails 4 COSIGN_PASSWORD "${sign[@]}"
+  COSIGN_PASSWORD=wrong fails 4 "does not fit" "${sign[@]}"
+  fails 4 "" nacre verify --key "$here/cosign.pub" "$registry/signed/nothing:1"
+  fails 3 "a private key" nacre verify --key "$here/cosign.key" "$registry/signed/nothing:1"
+}
+
+scenario_nacre_verifies_cosign() {
+  local image
+  need cosign
+  image=$(pushed "$work/estargz" signed/theirs:1)
+  cosign_alone generate-key-pair --output-key-prefix "$here/cosign"
+  cosign_alone sign --key "$here/cosign.key" --use-signing-config=false --tlog-upload=false -y \
+    --new-bundle-format=false "$image"
+  nacre verify --key "$here/cosign.pub" "$registry/signed/theirs:1"
+  write_policy "$here/cosign.pub"
+  nacre verify --policy "$here/policy.json" "$registry/signed/theirs:1"
+  fails 4 "" nacre verify --key "$work/keys/signer.pub" "$registry/signed/theirs:1"
+}
+
+# ---- mounts ----
+
+# Converted by nacre, encrypted by skopeo, signed by cosign.
+scenario_nacre_mounts_theirs() {
+  need cosign
+  local digest
+  skopeo_copy --digestfile "$here/digest" --encryption-key "jwe:$work/keys/one.pub" \
+    "oci:$work/zstd:1" "docker://$registry/theirs/lazy:1"
+  digest=$(cat "$here/digest")
+  cosign_alone generate-key-pair --output-key-prefix "$here/cosign"
+  cosign_alone sign --key "$here/cosign.key" --use-signing-config=false --tlog-upload=false -y \
+    --new-bundle-format=false "$registry/theirs/lazy@$digest"
+  write_policy "$here/cosign.pub"
+  same_mounted "$registry/theirs/lazy:1" --policy "$here/policy.json" \
+    --decryption-key "$work/keys/one.pem"
+}
+
+# Nobody has signed it: the index that was wrapped with the key is what is believed.
+scenario_nacre_mounts_its_own_unsigned() {
+  local form
+  for form in estargz zstd; do
+    nacre --json image encrypt "oci:$work/$form:1" "$registry/own/$form:1" \
+      --recipient "jwe:$work/keys/ec.pub" >"$here/made.json"
+    [ "$(jq -r '[.layers[].how] | unique | join(",")' "$here/made.json")" = encrypted-lazy ]
+    same_mounted "$registry/own/$form:1" --insecure-policy accept-anything \
+      --decryption-key "$work/keys/ec.pem"
+  done
+}
+
+# ---- converted images elsewhere ----
+
+scenario_skopeo_reads_converted() {
+  local form
+  for form in estargz zstd; do
+    pushed "$work/$form" "converted/$form:1" >/dev/null
+    skopeo_copy "docker://$registry/converted/$form:1" "oci:$here/$form:1"
+    # umoci cannot unpack zstd: docker-archive has the layers as tars.
+    skopeo_copy "oci:$here/$form:1" "docker-archive:$here/$form.tar:converted:1"
+    skopeo_copy "docker-archive:$here/$form.tar" "oci:$here/$form-tars:1"
+    same "$here/$form-tars"
+  done
+}
+
+scenario_podman_reads_converted() {
+  local form root
+  need podman podman "... is not a tool of install-peers: apt-get install podman"
+  local podman=(podman --root "$here/root" --runroot "$here/run" --storage-driver vfs)
+  for form in estargz zstd; do
+    "${podman[@]}" pull --quiet "oci:$work/$form:1" >"$here/id"
+    root=$("${podman[@]}" image mount "$(cat "$here/id")")
+    facts "$root" | diff "$work/tree" -
+    "${podman[@]}" image umount "$(cat "$here/id")"
+  done
+}
+
+scenario_stargz_library_reads_converted() {
+  local number digest toc kind
+  have go || skip "go is not installed"
+  (cd "$repo/tests/go/estargz-verify" && go build -o "$here/estargz-verify" .) ||
+    skip "stargz's library cannot be built: $(tail -n 1 "$here/log")"
+  for kind in gzip zstd; do
+    local layout=$work/estargz annotation=containerd.io/snapshot/stargz/toc.digest
+    [ "$kind" = gzip ] || layout=$work/zstd
+    for number in $(manifest_of "$layout" | jq '.layers | keys[]'); do
+      digest=$(manifest_of "$layout" | jq -r ".layers[$number].digest | sub(\":\"; \"/\")")
+      toc=$(manifest_of "$layout" | jq -r --arg name "$annotation" \
+        ".layers[$number].annotations[\$name]")
+      "$here/estargz-verify" verify "$kind" "$toc" "$layout/blobs/$digest" >"$here/files"
+      [ -s "$here/files" ]
+    done
+  done
+}
+
+# containerd with the stargz snapshotter mounts it.
+scenario_stargz_mounts_converted() {
+  local snapshot
+  [ "$(id -u)" -eq 0 ] || skip "mounting needs root"
+  need containerd
+  need ctr-remote
+  have go || skip "go is not installed"
+  (cd "$repo/tests/go/stargz-grpc" && go build -o "$here/stargz-grpc" .) ||
+    skip "the stargz daemon cannot be built: $(tail -n 1 "$here/log")"
+  pushed "$work/estargz" converted/stargz:1 >/dev/null
+  "$here/stargz-grpc" --address "$here/s.sock" --root "$here/stargz" --registry "$registry" \
+    >"$here/stargz.log" 2>&1 </dev/null &
+  echo $! >"$here/stargz.pid"
+  cat >"$here/containerd.toml" <<TOML
+version = 2
+root = "$here/root"
+state = "$here/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "$here/c.sock"
+[ttrpc]
+address = "$here/t.sock"
+[proxy_plugins.stargz]
+type = "snapshot"
+address = "$here/s.sock"
+TOML
+  timeout 60 sh -c 'until grep -q "stargz is ready" "$0"; do sleep 0.1; done' "$here/stargz.log"
+  containerd --config "$here/containerd.toml" >"$here/containerd.log" 2>&1 </dev/null &
+  echo $! >"$here/containerd.pid"
+  timeout 60 sh -c 'until grep -q "containerd successfully booted" "$0"; do sleep 0.1; done' \
+    "$here/containerd.log"
+  local ctr=(ctr-remote --address "$here/c.sock")
+  "${ctr[@]}" images rpull --plain-http "$registry/converted/stargz:1"
+  # The one that no other has as its parent.
+  "${ctr[@]}" snapshots --snapshotter stargz ls | awk 'NR > 1' >"$here/snapshots"
+  snapshot=$(awk '{ key[$1]; if (NF > 2) parent[$2] }
+    END { for (k in key) if (!(k in parent)) print k }' "$here/snapshots")
+  "${ctr[@]}" snapshots --snapshotter stargz info "$snapshot" | grep -q containerd.io/snapshot/remote
+  mkdir "$here/view"
+  "${ctr[@]}" snapshots --snapshotter stargz view -t "$here/view" view "$snapshot" >"$here/mount"
+  sh "$here/mount"
+  facts "$here/view" | diff "$work/tree" -
+  umount "$here/view"
+}
+
+# ---- rewrap, copy, diff ----
+
+scenario_rewrap() {
+  nacre image encrypt "oci:$work/plain:1" "$registry/rewrap:one" \
+    --recipient "jwe:$work/keys/one.pub"
+  nacre --json image rewrap "$registry/rewrap:one" "$registry/rewrap:two" \
+    --decryption-key "$work/keys/one.pem" --recipient "pkcs7:$work/keys/two.crt" \
+    --recipient "jwe:$work/keys/ec.pub" >"$here/made.json"
+  [ "$(jq '[.layers[] | select(.from != .to)] | length' "$here/made.json")" -eq 0 ]
+  skopeo_copy --decryption-key "$work/keys/two.pem" --decryption-key "$work/keys/two.crt" \
+    "docker://$registry/rewrap:two" "oci:$here/two:1"
+  same "$here/two"
+  skopeo_copy --decryption-key "$work/keys/ec.pem" "docker://$registry/rewrap:two" "oci:$here/ec:1"
+  same "$here/ec"
+  refused skopeo_copy --decryption-key "$work/keys/one.pem" "docker://$registry/rewrap:two" \
+    "oci:$here/one:1"
+  nacre image rewrap "$registry/rewrap:one" "$registry/rewrap:both" --keep \
+    --decryption-key "$work/keys/one.pem" --recipient "jwe:$work/keys/ec.pub"
+  for key in one ec; do
+    rm -rf "$here/$key"
+    skopeo_copy --decryption-key "$work/keys/$key.pem" "docker://$registry/rewrap:both" \
+      "oci:$here/$key:1"
+    same "$here/$key"
+  done
+}
+
+scenario_copy_through_every_place() {
+  nacre image copy "oci:$work/plain:1" "$registry/copy/first:1"
+  # The registry mounts it.
+  nacre --json image copy "$registry/copy/first:1" "$registry/copy/second:1" >"$here/made.json"
+  [ "$(jq -r '[.layers[].how] | unique | join(",")' "$here/made.json")" = mounted ]
+  nacre image copy "$registry/copy/second:1" "oci:$here/layout:1"
+  cmp <(manifest_of "$work/plain") <(manifest_of "$here/layout")
+  same "$here/layout"
+  nacre image copy "oci:$here/layout:1" "docker-archive:$here/a.tar:copied:1"
+  # skopeo takes it for one that docker saved.
+  skopeo_copy "docker-archive:$here/a.tar:copied:1" "oci:$here/back:1"
+  same "$here/back"
+  fails 3 "is there already" nacre image copy "oci:$here/layout:1" "docker-archive:$here/a.tar:x:1"
+}
+
+scenario_docker_archive_of_skopeo() {
+  skopeo_copy "oci:$work/plain:1" "docker-archive:$here/a.tar:theirs:1"
+  nacre image copy "docker-archive:$here/a.tar" "oci:$here/one:1"
+  same "$here/one"
+  nacre image convert "docker-archive:$here/a.tar:theirs:1" "oci:$here/lazy:1"
+  nacre --json image diff "oci:$here/lazy:1" "oci:$work/estargz:1" \
+    --insecure-policy accept-anything >"$here/diff.json"
+  [ "$(jq '(.added + .removed + .changed) | length' "$here/diff.json")" -eq 0 ]
+}
+
+scenario_multi_arch() {
+  local digest other
+  # Two platforms of one image, as an index.
+  skopeo_copy "oci:$work/plain:1" "docker://$registry/multi:amd64"
+  digest=$(skopeo inspect --tls-verify=false --raw "docker://$registry/multi:amd64" | sha256sum)
+  digest=${digest%% *}
+  other=$(skopeo inspect --tls-verify=false --raw "docker://$registry/multi:amd64" | wc -c)
+  jq -cn --arg digest "sha256:$digest" --argjson size "$other" '{
+    schemaVersion: 2, mediaType: "application/vnd.oci.image.index.v1+json",
+    manifests: [("amd64", "arm64") | {
+      mediaType: "application/vnd.oci.image.manifest.v1+json", digest: $digest, size: $size,
+      platform: { os: "linux", architecture: . } }] }' >"$here/index"
+  curl --silent --fail -X PUT --data-binary "@$here/index" \
+    -H 'Content-Type: application/vnd.oci.image.index.v1+json' \
+    "http://$registry/v2/multi/manifests/1"
+  nacre image encrypt --all-platforms "$registry/multi:1" "$registry/multi:encrypted" \
+    --recipient "jwe:$work/keys/one.pub"
+  skopeo_copy --override-arch arm64 --decryption-key "$work/keys/one.pem" \
+    "docker://$registry/multi:encrypted" "oci:$here/d:1"
+  same "$here/d"
+  nacre image copy --all-platforms "$registry/multi:encrypted" "oci:$here/all:1"
+  [ "$(manifest_of "$here/all" | jq '.manifests | length')" -eq 2 ]
+}
+
+scenario_diff() {
+  cp -a "$work/base" "$here/base"
+  echo changed >>"$here/base/usr/share/data/7"
+  chmod 600 "$here/base/etc/passwd"
+  rm "$here/base/usr/share/data/9"
+  echo new >"$here/base/new"
+  make_layout "$here/other" "$here/base" "$work/top"
+  nacre image convert "oci:$here/other:1" "oci:$here/other-lazy:1"
+  nacre --json image diff "oci:$work/estargz:1" "oci:$here/other-lazy:1" \
+    --insecure-policy accept-anything | tee "$here/diff.json"
+  [ "$(jq -r '[.added[].path] | join(" ")' "$here/diff.json")" = /new ]
+  [ "$(jq -r '[.removed[].path] | join(" ")' "$here/diff.json")" = /usr/share/data/9 ]
+  [ "$(jq -r '[.changed[] | .path + ":" + ([.changes[].what] | join("+"))] | join(" ")' \
+    "$here/diff.json")" = "/etc/passwd:mode /usr/share/data/7:size+content" ]
+  # Two formats of one image have one tree.
+  nacre --json image diff "oci:$work/estargz:1" "oci:$work/zstd:1" \
+    --insecure-policy accept-anything >"$here/none.json"
+  [ "$(jq '(.added + .removed + .changed) | length' "$here/none.json")" -eq 0 ]
+}
+
+scenario_the_same_bytes_twice() {
+  local name
+  nacre image encrypt "oci:$work/estargz:1" "oci:$here/e:1" --recipient "jwe:$work/keys/one.pub"
+  for name in "$here/first" "$here/below/second"; do
+    export SOURCE_DATE_EPOCH=1600000000
+    nacre image convert "oci:$work/plain:1" "oci:$name/convert:1"
+    nacre image copy "oci:$name/convert:1" "oci:$name/copy:1"
+    nacre image copy "oci:$name/convert:1" "docker-archive:$name/archive.tar:a:1"
+    nacre image decrypt "oci:$here/e:1" "oci:$name/decrypt:1" --decryption-key "$work/keys/one.pem"
+  done
+  diff -r "$here/first" "$here/below/second"
+  # What is encrypted is random, and must be.
+  nacre image encrypt "oci:$work/estargz:1" "oci:$here/e2:1" --recipient "jwe:$work/keys/one.pub"
+  ! cmp <(manifest_of "$here/e") <(manifest_of "$here/e2")
+}
