@@ -11,8 +11,8 @@ use super::{
     evidence::{self, Candidate},
     grant::{Class, Evidence, Grant, Parts, Rule},
     identity::SignedIdentity,
-    key::PublicKey,
     policy::{Applied, Policy, Requirement},
+    signer::Signer,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -80,17 +80,43 @@ pub async fn admit(request: &Request<'_>) -> Result<Grant> {
             request.reference, rule.policy, rule.scope
         )));
     }
+    let by_digest = match request.reference {
+        Reference::Registry(reference) => reference.digest().is_some(),
+        Reference::Layout { name, .. } => matches!(name, Some(Location::Digest(_))),
+    };
+    if !by_digest
+        && request.expected_digest.is_none()
+        && demands(&applied, |r| matches!(r, Requirement::DigestPin))
+    {
+        return Err(Error::denied(format!(
+            "{}: policy {}, {}: {}: the reference has no digest",
+            request.reference,
+            rule.policy,
+            rule.scope,
+            Requirement::DigestPin
+        ))
+        .with_hint("ask for the image as NAME@sha256:..., or give --expected-digest"));
+    }
     let resolved = resolve(request)
         .await
         .map_err(|e| e.context(request.reference.to_string()))?;
+    let encrypted = is_encrypted(&resolved.parsed);
+    if !encrypted && demands(&applied, |r| matches!(r, Requirement::Encrypted)) {
+        let message = format!(
+            "{}: {}",
+            unmet(request, &rule, &resolved),
+            plain_layers(&resolved.parsed)
+        );
+        return Err(Error::denied(message)
+            .with_hint("encrypt the image (nacre image convert --encrypt, or skopeo copy)"));
+    }
     let evidence = evaluate(request, &applied, &rule, &resolved).await?;
     if evidence.is_empty() {
         tracing::warn!(
             reference = %request.reference, policy = %rule.policy, scope = %rule.scope,
-            "admitted without a signature (insecureAcceptAnything)"
+            "admitted without a signature: the policy asks for none"
         );
     }
-    let encrypted = is_encrypted(&resolved.parsed);
     Ok(Grant::new(Parts {
         reference: request.reference.clone(),
         repository: request.repository.name(),
@@ -102,6 +128,32 @@ pub async fn admit(request: &Request<'_>) -> Result<Grant> {
         rule,
         evidence,
     }))
+}
+
+fn demands(applied: &Applied<'_>, what: impl Fn(&Requirement) -> bool) -> bool {
+    applied.requirements.iter().any(what)
+}
+
+/// Why an image does not count as encrypted.
+fn plain_layers(manifest: &Manifest) -> String {
+    let plain: Vec<&Descriptor> = manifest
+        .layers
+        .iter()
+        .filter(|layer| {
+            !media_type::layer_kind(&layer.media_type).is_some_and(|kind| kind.encrypted)
+        })
+        .collect();
+    match plain.first() {
+        Some(first) => format!(
+            "{}: {} of {} layers are not encrypted, the first is {} ({})",
+            Requirement::Encrypted,
+            plain.len(),
+            manifest.layers.len(),
+            first.digest,
+            first.media_type
+        ),
+        None => format!("{}: the image has no layer", Requirement::Encrypted),
+    }
 }
 
 /// Whether every layer (of at least one) is encrypted by its media type.
@@ -188,8 +240,10 @@ async fn fetch(repository: &dyn Repository, location: &Location) -> Result<RawMa
 
 /// A `sigstoreSigned` requirement and how it stands.
 struct Demand<'a> {
-    keys: &'a [PublicKey],
+    signer: &'a Signer,
     identity: &'a SignedIdentity,
+    /// The index that has to be signed itself.
+    index: Option<&'a Digest>,
     met: Option<Evidence>,
     reasons: Vec<String>,
 }
@@ -205,11 +259,22 @@ async fn evaluate(
     let mut demands: Vec<Demand<'_>> = Vec::new();
     for requirement in applied.requirements {
         match requirement {
-            Requirement::InsecureAcceptAnything => {}
+            // The latter two were looked at before.
+            Requirement::InsecureAcceptAnything
+            | Requirement::Encrypted
+            | Requirement::DigestPin => {}
             Requirement::Reject => return Err(Error::internal("reject was not evaluated first")),
-            Requirement::SigstoreSigned { keys, identity } => demands.push(Demand {
-                keys,
+            Requirement::SigstoreSigned {
+                signer,
                 identity,
+                unsigned_index,
+            } => demands.push(Demand {
+                signer,
+                identity,
+                index: match (&resolved.index, unsigned_index) {
+                    (Some(index), false) => Some(&index.digest),
+                    _ => None,
+                },
                 met: None,
                 reasons: Vec::new(),
             }),
@@ -278,6 +343,9 @@ async fn look(
     failure
 }
 
+const ON_MANIFEST: &str =
+    "signs the platform's manifest, not the index (nacreAllowUnsignedIndex is false)";
+
 // === impl Demand ===
 
 impl Demand<'_> {
@@ -287,12 +355,27 @@ impl Demand<'_> {
             if self.met.is_some() {
                 return;
             }
-            match candidate.check(self.keys, self.identity, asked) {
+            match candidate.check(self.signer, self.identity, asked) {
+                Ok(evidence) if self.index.is_some_and(|it| *it != evidence.signed_digest) => {
+                    self.reasons.push(format!(
+                        "{} {}: {ON_MANIFEST}",
+                        evidence.kind, evidence.blob
+                    ));
+                }
                 Ok(evidence) => self.met = Some(evidence),
                 Err(why) => self.reasons.push(why),
             }
         }
     }
+}
+
+/// Names the image and the rule.
+fn unmet(request: &Request<'_>, rule: &Rule, resolved: &Resolved) -> String {
+    let mut message = format!("{}: {}", request.reference, resolved.manifest.digest);
+    if let Some(index) = &resolved.index {
+        message += &format!(" (from index {})", index.digest);
+    }
+    message + &format!(": policy {}, {}", rule.policy, rule.scope)
 }
 
 /// Names the image, the rule and what became of each signature.
@@ -303,11 +386,7 @@ fn refusal(
     identity: &SignedIdentity,
     reasons: &[String],
 ) -> Error {
-    let mut message = format!("{}: {}", request.reference, resolved.manifest.digest);
-    if let Some(index) = &resolved.index {
-        message += &format!(" (from index {})", index.digest);
-    }
-    message += &format!(": policy {}, {}: ", rule.policy, rule.scope);
+    let mut message = format!("{}: ", unmet(request, rule, resolved));
     if reasons.is_empty() {
         message += "a signature is required, and the image has none";
     } else {

@@ -1,10 +1,11 @@
 //! Sigstore bundles: JSON documents that hold a signature and what is needed to check it, attached
 //! to an image as OCI referrers (cosign 3).
 //!
-//! Versions 0.1 to 0.3 are read. Only signatures by a key are taken from them; a bundle that is
-//! signed by a certificate is recognised and left to the keyless verifier. Unlike `cosign verify`,
-//! an attestation (an SBOM, provenance) never counts as a signature of the image: the statement
-//! must have cosign's own predicate type for signatures.
+//! Versions 0.1 to 0.3 are read. What is verified here is the signature by a key that the policy
+//! names, which is all that such a requirement asks; certificates, logs and timestamps are the
+//! matter of `sigstore`, and this module then says what was signed. Unlike `cosign verify`, an
+//! attestation (an SBOM, provenance) never counts as a signature of the image: the statement must
+//! have cosign's own predicate type for signatures.
 
 use base64::Engine as _;
 
@@ -12,6 +13,7 @@ use super::{
     cosign::decode_base64,
     json::{self, Fault, Node},
     key::PublicKey,
+    sigstore,
 };
 use crate::oci::{Digest, RawManifest};
 
@@ -40,9 +42,11 @@ const STATEMENT_TYPES: [&str; 2] = [
 /// Most signatures in one envelope and subjects in one statement that are looked at.
 const MAX_ITEMS: usize = 100;
 
-/// A parsed bundle that is signed by a key. Nothing in it has been verified.
+/// A parsed bundle. Nothing in it has been verified.
 #[derive(Clone, Debug)]
 pub(crate) struct Bundle {
+    bytes: Vec<u8>,
+    by_key: bool,
     content: Content,
 }
 
@@ -70,7 +74,7 @@ impl Bundle {
     /// Parses a bundle.
     ///
     /// # Errors
-    /// Why it cannot serve as a signature by a key.
+    /// Why it cannot serve as a signature.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let root = json::parse(bytes).map_err(|f| format!("bundle: {f}"))?;
         let media_type = field(&root, "mediaType")?;
@@ -78,21 +82,47 @@ impl Bundle {
             return Err(format!("bundle of unknown media type {media_type:?}"));
         }
         let material = want(&root, "verificationMaterial")?;
-        if material.get("publicKey").is_none() {
-            let what = ["certificate", "x509CertificateChain"]
-                .into_iter()
-                .find(|name| material.get(name).is_some());
-            return Err(match what {
-                Some(_) => "signed by a certificate (keyless), not by a key".into(),
-                None => "bundle names neither key nor certificate".into(),
-            });
+        let signers = ["publicKey", "certificate", "x509CertificateChain"];
+        if signers.iter().all(|name| material.get(name).is_none()) {
+            return Err("bundle names neither key nor certificate".into());
         }
         let content = match (root.get("dsseEnvelope"), root.get("messageSignature")) {
             (Some(envelope), None) => Content::envelope(envelope)?,
             (None, Some(message)) => Content::message(message)?,
             _ => return Err("bundle wants one of dsseEnvelope and messageSignature".into()),
         };
-        Ok(Self { content })
+        Ok(Self {
+            bytes: bytes.to_vec(),
+            by_key: material.get(signers[0]).is_some(),
+            content,
+        })
+    }
+
+    /// Whether it says that a key signed, not the holder of a certificate.
+    pub(crate) fn is_by_key(&self) -> bool {
+        self.by_key
+    }
+
+    /// The same, as the verifier of certificates and logs takes it.
+    ///
+    /// # Errors
+    /// What it cannot read.
+    pub(crate) fn sigstore(&self) -> Result<sigstore::Bundle, String> {
+        sigstore::Bundle::parse(&self.bytes)
+    }
+
+    /// What it says about `manifest`. The signature must have been verified.
+    ///
+    /// # Errors
+    /// Why it is no signature of it.
+    pub(crate) fn says(&self, manifest: &RawManifest) -> Result<Signed, String> {
+        match &self.content {
+            Content::Envelope { payload, .. } => statement(payload, &manifest.digest),
+            Content::Message { digest, .. } if digest.matches(&manifest.bytes) => {
+                Ok(Signed { name: None })
+            }
+            Content::Message { digest, .. } => Err(format!("signs {digest}, not this manifest")),
+        }
     }
 
     /// Checks that `key` signed `manifest` here.
@@ -109,18 +139,17 @@ impl Bundle {
                 if !signatures.iter().any(|s| key.verifies(&signed, s)) {
                     return Err("not signed by this key".into());
                 }
-                statement(payload, &manifest.digest)
             }
-            Content::Message { digest, signature } => {
-                if !digest.matches(&manifest.bytes) {
-                    return Err(format!("signs {digest}, not this manifest"));
-                }
+            Content::Message { signature, .. } => {
+                // What it is over comes first: nothing else tells a signature of another manifest
+                // from one by another key.
+                self.says(manifest)?;
                 if !key.verifies(&manifest.bytes, signature) {
                     return Err("not signed by this key".into());
                 }
-                Ok(Signed { name: None })
             }
         }
+        self.says(manifest)
     }
 }
 

@@ -73,10 +73,25 @@ pub struct Evidence {
     pub signed_digest: Digest,
     /// SHA-256 of the public key (DER SubjectPublicKeyInfo) that verified it.
     pub key: Digest,
+    /// Whose certificate holds the key; `None` if the policy names the key itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signer: Option<CertifiedSigner>,
+    /// When it was signed, in seconds since 1970, by the word of a log or a timestamp authority.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed_at: Option<i64>,
     /// The image name that the signature carries; `None` if it carries none.
     pub identity: Option<String>,
     /// Digest of the blob that is or holds the signature.
     pub blob: Digest,
+}
+
+/// Who signed, as the certificate says that an authority of the policy vouches for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CertifiedSigner {
+    /// E-mail address, URI or host.
+    pub subject: String,
+    /// The OpenID Connect issuer that vouched for the subject, if one did.
+    pub issuer: Option<String>,
 }
 
 /// Kind of an [`Evidence`].
@@ -268,9 +283,17 @@ impl fmt::Display for Evidence {
         let name = self.identity.as_deref().unwrap_or("no name");
         write!(
             f,
-            "{} {} signs {} for {name} by key {}",
-            self.kind, self.blob, self.signed_digest, self.key
-        )
+            "{} {} signs {} for {name} by ",
+            self.kind, self.blob, self.signed_digest
+        )?;
+        match &self.signer {
+            Some(CertifiedSigner {
+                subject,
+                issuer: Some(issuer),
+            }) => write!(f, "{subject} of {issuer}"),
+            Some(CertifiedSigner { subject, .. }) => write!(f, "{subject}"),
+            None => write!(f, "key {}", self.key),
+        }
     }
 }
 
