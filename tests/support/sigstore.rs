@@ -25,7 +25,8 @@ use x509_cert::{
 
 pub const EMAIL: &str = "dev@example.com";
 pub const ISSUER: &str = "https://issuer.example";
-const ORIGIN: &str = "rekor.example - 1";
+/// Host of the log, which is what it signs its checkpoints as.
+const ORIGIN: &str = "log.example";
 
 /// A P-256 key.
 pub struct Key(EcdsaKeyPair);
@@ -222,7 +223,11 @@ impl Sigstore {
         );
         let issuer = match ask.issuer {
             "" => String::new(),
-            issuer => format!("1.3.6.1.4.1.57264.1.8=ASN1:UTF8String:{issuer}\n"),
+            // The older form beside the newer, as Fulcio has it.
+            issuer => format!(
+                "1.3.6.1.4.1.57264.1.1=DER:{}\n1.3.6.1.4.1.57264.1.8=ASN1:UTF8String:{issuer}\n",
+                hex::encode(issuer)
+            ),
         };
         let extensions = format!(
             "keyUsage=critical,digitalSignature\nextendedKeyUsage=codeSigning\n\
@@ -348,7 +353,7 @@ impl Sigstore {
         });
         if proof {
             let leaf = sha256(&[&[0], body.as_bytes()].concat());
-            let note = format!("{ORIGIN}\n1\n{}\n", b64(&leaf));
+            let note = format!("{ORIGIN} - 1\n1\n{}\n", b64(&leaf));
             let mut signed = sha256(&self.rekor.spki())[..4].to_vec();
             signed.extend(self.rekor.sign(note.as_bytes()));
             entry["inclusionProof"] = json!({
