@@ -5,9 +5,10 @@
 
 use std::pin::pin;
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future::join};
 
 use super::{
+    attestation::{self, Attested, Wanted},
     evidence::{self, Candidate},
     grant::{Class, Evidence, Grant, Parts, Rule},
     identity::SignedIdentity,
@@ -45,6 +46,19 @@ struct Resolved {
     index: Option<RawManifest>,
     manifest: RawManifest,
     parsed: Manifest,
+}
+
+// === impl Resolved ===
+
+impl Resolved {
+    /// What a signature or attestation may be about.
+    fn subjects(&self) -> Vec<RawManifest> {
+        [&self.manifest]
+            .into_iter()
+            .chain(self.index.as_ref())
+            .cloned()
+            .collect()
+    }
 }
 
 /// Reasons that a refusal prints; the rest is counted.
@@ -110,7 +124,13 @@ pub async fn admit(request: &Request<'_>) -> Result<Grant> {
         return Err(Error::denied(message)
             .with_hint("encrypt the image (nacre image convert --encrypt, or skopeo copy)"));
     }
-    let evidence = evaluate(request, &applied, &rule, &resolved).await?;
+    let subjects = resolved.subjects();
+    let (evidence, attestations) = join(
+        evaluate(request, &applied, &rule, &resolved),
+        attest(request, &applied, &rule, &resolved, &subjects),
+    )
+    .await;
+    let (evidence, attestations) = (evidence?, attestations?);
     if evidence.is_empty() {
         tracing::warn!(
             reference = %request.reference, policy = %rule.policy, scope = %rule.scope,
@@ -127,6 +147,7 @@ pub async fn admit(request: &Request<'_>) -> Result<Grant> {
         class: Class::of(encrypted, !evidence.is_empty()),
         rule,
         evidence,
+        attestations,
     }))
 }
 
@@ -259,10 +280,11 @@ async fn evaluate(
     let mut demands: Vec<Demand<'_>> = Vec::new();
     for requirement in applied.requirements {
         match requirement {
-            // The latter two were looked at before.
+            // These are looked at elsewhere.
             Requirement::InsecureAcceptAnything
             | Requirement::Encrypted
-            | Requirement::DigestPin => {}
+            | Requirement::DigestPin
+            | Requirement::Attestation(_) => {}
             Requirement::Reject => return Err(Error::internal("reject was not evaluated first")),
             Requirement::SigstoreSigned {
                 signer,
@@ -308,6 +330,67 @@ async fn evaluate(
     }
 }
 
+/// Looks for the attestations that are required; gives those that met them.
+async fn attest(
+    request: &Request<'_>,
+    applied: &Applied<'_>,
+    rule: &Rule,
+    resolved: &Resolved,
+    subjects: &[RawManifest],
+) -> Result<Vec<Attested>> {
+    let wanted: Vec<&Wanted> = applied
+        .requirements
+        .iter()
+        .filter_map(|requirement| match requirement {
+            Requirement::Attestation(wanted) => Some(&**wanted),
+            _ => None,
+        })
+        .collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let types: Vec<&str> = wanted.iter().map(|it| &*it.predicate_type).collect();
+    let (found, failure) = attestation::collect(request.repository, subjects, Some(&types)).await;
+    let mut met: Vec<Attested> = Vec::new();
+    for wanted in wanted {
+        let mut reasons = Vec::new();
+        let serves = found.iter().find_map(|it| match it.check(wanted) {
+            Ok(attested) => Some(attested),
+            Err(why) => {
+                reasons.push(why);
+                None
+            }
+        });
+        match (serves, &failure) {
+            (Some(attested), _) if met.contains(&attested) => {}
+            (Some(attested), _) => met.push(attested),
+            (None, Some(failure)) => {
+                return Err(Error::new(
+                    failure.kind(),
+                    format!(
+                        "{}: no attestation that was found serves, and not all could be looked \
+                         for: {failure}",
+                        unmet(request, rule, resolved)
+                    ),
+                ));
+            }
+            (None, None) => {
+                let mut message = format!("{}: {wanted}", unmet(request, rule, resolved));
+                message += match reasons.is_empty() {
+                    true => ": the image has none of this type",
+                    false => ": none of those found serves:",
+                };
+                say(&mut message, &reasons);
+                return Err(Error::denied(message).with_hint(
+                    "nacre verify --attestations (with a policy that admits the image) shows what \
+                     it has",
+                ));
+            }
+        }
+    }
+    Ok(met)
+}
+
 /// Looks in one place after the other until all demands are met. If one is not, and a place could
 /// not be asked, gives why.
 async fn look(
@@ -315,11 +398,7 @@ async fn look(
     resolved: &Resolved,
     demands: &mut [Demand<'_>],
 ) -> Option<Error> {
-    let subjects: Vec<RawManifest> = [&resolved.manifest]
-        .into_iter()
-        .chain(resolved.index.as_ref())
-        .cloned()
-        .collect();
+    let subjects = resolved.subjects();
     let mut places = pin!(evidence::places(
         request.repository,
         request.reference,
@@ -369,6 +448,16 @@ impl Demand<'_> {
     }
 }
 
+/// One line for each reason, up to a number.
+fn say(message: &mut String, reasons: &[String]) {
+    for reason in reasons.iter().take(MAX_REASONS) {
+        *message += &format!("\n  {reason}");
+    }
+    if reasons.len() > MAX_REASONS {
+        *message += &format!("\n  and {} more", reasons.len() - MAX_REASONS);
+    }
+}
+
 /// Names the image and the rule.
 fn unmet(request: &Request<'_>, rule: &Rule, resolved: &Resolved) -> String {
     let mut message = format!("{}: {}", request.reference, resolved.manifest.digest);
@@ -391,12 +480,7 @@ fn refusal(
         message += "a signature is required, and the image has none";
     } else {
         message += "a signature is required, and none of those found serves:";
-        for reason in reasons.iter().take(MAX_REASONS) {
-            message += &format!("\n  {reason}");
-        }
-        if reasons.len() > MAX_REASONS {
-            message += &format!("\n  and {} more", reasons.len() - MAX_REASONS);
-        }
+        say(&mut message, reasons);
     }
     let error = Error::new(Kind::Denied, message);
     if reasons.iter().any(|r| Candidate::is_nameless(r)) {

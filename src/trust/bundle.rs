@@ -7,9 +7,8 @@
 //! attestation (an SBOM, provenance) never counts as a signature of the image: the statement must
 //! have cosign's own predicate type for signatures.
 
-use base64::Engine as _;
-
 use super::{
+    attestation::statement::{Envelope, Statement},
     cosign::decode_base64,
     json::{self, Fault, Node},
     key::PublicKey,
@@ -34,14 +33,6 @@ const MEDIA_TYPES: [&str; 4] = [
     "application/vnd.dev.sigstore.bundle+json;version=0.3",
     "application/vnd.dev.sigstore.bundle.v0.3+json",
 ];
-const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
-const STATEMENT_TYPES: [&str; 2] = [
-    "https://in-toto.io/Statement/v0.1",
-    "https://in-toto.io/Statement/v1",
-];
-/// Most signatures in one envelope and subjects in one statement that are looked at.
-const MAX_ITEMS: usize = 100;
-
 /// A parsed bundle. Nothing in it has been verified.
 #[derive(Clone, Debug)]
 pub(crate) struct Bundle {
@@ -53,10 +44,7 @@ pub(crate) struct Bundle {
 #[derive(Clone, Debug)]
 enum Content {
     /// An in-toto statement in a DSSE envelope.
-    Envelope {
-        payload: Vec<u8>,
-        signatures: Vec<Vec<u8>>,
-    },
+    Envelope(Envelope),
     /// A signature over the manifest's bytes.
     Message { digest: Digest, signature: Vec<u8> },
 }
@@ -87,7 +75,7 @@ impl Bundle {
             return Err("bundle names neither key nor certificate".into());
         }
         let content = match (root.get("dsseEnvelope"), root.get("messageSignature")) {
-            (Some(envelope), None) => Content::envelope(envelope)?,
+            (Some(envelope), None) => Content::Envelope(Envelope::of(envelope)?),
             (None, Some(message)) => Content::message(message)?,
             _ => return Err("bundle wants one of dsseEnvelope and messageSignature".into()),
         };
@@ -117,7 +105,7 @@ impl Bundle {
     /// Why it is no signature of it.
     pub(crate) fn says(&self, manifest: &RawManifest) -> Result<Signed, String> {
         match &self.content {
-            Content::Envelope { payload, .. } => statement(payload, &manifest.digest),
+            Content::Envelope(envelope) => signs(&envelope.statement()?, &manifest.digest),
             Content::Message { digest, .. } if digest.matches(&manifest.bytes) => {
                 Ok(Signed { name: None })
             }
@@ -131,12 +119,8 @@ impl Bundle {
     /// Why not.
     pub(crate) fn verify(&self, key: &PublicKey, manifest: &RawManifest) -> Result<Signed, String> {
         match &self.content {
-            Content::Envelope {
-                payload,
-                signatures,
-            } => {
-                let signed = pre_authentication(PAYLOAD_TYPE, payload);
-                if !signatures.iter().any(|s| key.verifies(&signed, s)) {
+            Content::Envelope(envelope) => {
+                if !envelope.is_by(key) {
                     return Err("not signed by this key".into());
                 }
             }
@@ -156,28 +140,6 @@ impl Bundle {
 // === impl Content ===
 
 impl Content {
-    fn envelope(node: &Node) -> Result<Self, String> {
-        let payload_type = field(node, "payloadType")?;
-        if payload_type != PAYLOAD_TYPE {
-            return Err(format!(
-                "envelope of type {payload_type:?}, want {PAYLOAD_TYPE:?}"
-            ));
-        }
-        let signatures = want(node, "signatures")?.array().map_err(said)?;
-        if signatures.is_empty() || signatures.len() > MAX_ITEMS {
-            return Err(format!("envelope with {} signatures", signatures.len()));
-        }
-        Ok(Content::Envelope {
-            payload: base64::engine::general_purpose::STANDARD
-                .decode(field(node, "payload")?)
-                .map_err(|_| "envelope payload is not base64")?,
-            signatures: signatures
-                .iter()
-                .map(|s| decode_base64(field(s, "sig")?))
-                .collect::<Result<_, _>>()?,
-        })
-    }
-
     fn message(node: &Node) -> Result<Self, String> {
         let digest = want(node, "messageDigest")?;
         let algorithm = field(digest, "algorithm")?;
@@ -194,48 +156,15 @@ impl Content {
     }
 }
 
-/// DSSE's pre-authentication encoding: what is signed.
-fn pre_authentication(payload_type: &str, payload: &[u8]) -> Vec<u8> {
-    let mut signed = format!(
-        "DSSEv1 {} {payload_type} {} ",
-        payload_type.len(),
-        payload.len()
-    )
-    .into_bytes();
-    signed.extend_from_slice(payload);
-    signed
-}
-
 /// Reads a signed statement: it must sign an image, and this one.
-fn statement(payload: &[u8], manifest: &Digest) -> Result<Signed, String> {
-    let root = json::parse(payload).map_err(|f| format!("statement: {f}"))?;
-    let kind = field(&root, "_type")?;
-    if !STATEMENT_TYPES.contains(&kind) {
-        return Err(format!("statement of unknown type {kind:?}"));
-    }
-    let predicate = field(&root, "predicateType")?;
+fn signs(statement: &Statement, manifest: &Digest) -> Result<Signed, String> {
+    let predicate = &statement.predicate_type;
     if predicate != SIGN_PREDICATE {
         return Err(format!("attestation of type {predicate}, not a signature"));
     }
-    let subjects = want(&root, "subject")?.array().map_err(said)?;
-    if subjects.len() > MAX_ITEMS {
-        return Err(format!("statement with {} subjects", subjects.len()));
-    }
-    for subject in subjects {
-        let digest = want(subject, "digest")?.get(manifest.algorithm());
-        if let Some(digest) = digest
-            && digest.string().map_err(said)? == manifest.hex()
-        {
-            let name = subject.get("name").map(Node::string).transpose();
-            return Ok(Signed {
-                name: name
-                    .map_err(said)?
-                    .filter(|name| !name.is_empty())
-                    .map(ToOwned::to_owned),
-            });
-        }
-    }
-    Err("statement is about another digest".into())
+    Ok(Signed {
+        name: statement.about(manifest)?.map(ToOwned::to_owned),
+    })
 }
 
 fn want<'n>(node: &'n Node, key: &str) -> Result<&'n Node, String> {

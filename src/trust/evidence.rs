@@ -14,7 +14,7 @@ use super::{
     identity::SignedIdentity,
     key::PublicKey,
     signer::{Log, Signer},
-    sigstore::{Attached, Proof, Rigour},
+    sigstore::{Attached, Proof},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -358,7 +358,7 @@ impl Candidate {
                     let over = self.subject.bytes.as_ref();
                     let bundle = bundle.sigstore()?;
                     log.root
-                        .verify_person(&bundle, over, Some(person), strict(log))
+                        .verify_person(&bundle, over, Some(person), log.rigour_of_bundles())
                 }
             },
             Signer::Pki(pki) => match content {
@@ -407,11 +407,7 @@ impl Candidate {
             }
         };
         let Some(log) = log else {
-            return Ok(Proof {
-                key: key.spki().to_vec(),
-                certificate: None,
-                time: None,
-            });
+            return Ok(Proof::by_key(key));
         };
         let (bundle, rigour) = match content {
             Content::Simple {
@@ -419,7 +415,7 @@ impl Candidate {
                 signature,
                 attached,
             } => (attached.message(payload, signature, true)?, log.rigour),
-            Content::Bundle(bundle) => (bundle.sigstore()?, strict(log)),
+            Content::Bundle(bundle) => (bundle.sigstore()?, log.rigour_of_bundles()),
         };
         log.root.verify_key(&bundle, over, key.spki(), rigour)
     }
@@ -472,15 +468,6 @@ impl Candidate {
     /// Whether `reason` is that a good signature carries no name.
     pub(super) fn is_nameless(reason: &str) -> bool {
         reason.contains(NAMELESS)
-    }
-}
-
-/// What a bundle must prove: one that is attached as a bundle can bring a proof, and a missing one
-/// may have been taken out by saying that the bundle is of the first version, which nobody signs.
-fn strict(log: &Log) -> Rigour {
-    Rigour {
-        inclusion_proof: true,
-        ..log.rigour
     }
 }
 

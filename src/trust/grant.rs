@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use super::attestation::Attested;
 use crate::oci::{Digest, Manifest, Platform, Reference};
 
 /// Admits one manifest for one reference. Only [`admit`](super::admit) makes one.
@@ -34,6 +35,7 @@ pub(super) struct Parts {
     pub(super) class: Class,
     pub(super) rule: Rule,
     pub(super) evidence: Vec<Evidence>,
+    pub(super) attestations: Vec<Attested>,
 }
 
 /// Which of the four kinds of image was admitted.
@@ -170,6 +172,12 @@ impl Grant {
     pub fn evidence(&self) -> &[Evidence] {
         &self.0.evidence
     }
+
+    /// The attestations that met the requirements; empty if none was demanded.
+    #[must_use]
+    pub fn attestations(&self) -> &[Attested] {
+        &self.0.attestations
+    }
 }
 
 impl fmt::Display for Grant {
@@ -195,6 +203,9 @@ impl fmt::Display for Grant {
         for evidence in &self.0.evidence {
             write!(f, "\nevidence    {evidence}")?;
         }
+        for attested in &self.0.attestations {
+            write!(f, "\nattested    {attested}")?;
+        }
         Ok(())
     }
 }
@@ -211,6 +222,8 @@ impl Serialize for Grant {
             class: Class,
             rule: &'a Rule,
             evidence: &'a [Evidence],
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            attestations: &'a [Attested],
         }
         Printed {
             reference: self.0.reference.to_string(),
@@ -221,6 +234,7 @@ impl Serialize for Grant {
             class: self.0.class,
             rule: &self.0.rule,
             evidence: &self.0.evidence,
+            attestations: &self.0.attestations,
         }
         .serialize(serializer)
     }
@@ -287,12 +301,18 @@ impl fmt::Display for Evidence {
             self.kind, self.blob, self.signed_digest
         )?;
         match &self.signer {
-            Some(CertifiedSigner {
-                subject,
-                issuer: Some(issuer),
-            }) => write!(f, "{subject} of {issuer}"),
-            Some(CertifiedSigner { subject, .. }) => write!(f, "{subject}"),
+            Some(signer) => signer.fmt(f),
             None => write!(f, "key {}", self.key),
+        }
+    }
+}
+
+impl fmt::Display for CertifiedSigner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.subject)?;
+        match &self.issuer {
+            Some(issuer) => write!(f, " of {issuer}"),
+            None => Ok(()),
         }
     }
 }

@@ -67,6 +67,18 @@ impl fmt::Display for Signer {
 
 // === impl Log ===
 
+impl Log {
+    /// What a bundle must prove: one that is attached as a bundle can bring a proof, and a missing
+    /// one may have been taken out by saying that the bundle is of the first version, which nobody
+    /// signs.
+    pub(crate) fn rigour_of_bundles(&self) -> Rigour {
+        Rigour {
+            inclusion_proof: true,
+            ..self.rigour
+        }
+    }
+}
+
 impl fmt::Display for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.rigour.inclusion_proof {

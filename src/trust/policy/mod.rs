@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{identity::SignedIdentity, scope, signer::Signer};
+use super::{attestation::Wanted, identity::SignedIdentity, scope, signer::Signer};
 use crate::{
     error::{Error, Kind, Result},
     oci::Reference,
@@ -60,6 +60,8 @@ pub enum Requirement {
         /// Whether a signature on the platform's manifest is good where an index was named.
         unsigned_index: bool,
     },
+    /// An attestation.
+    Attestation(Box<Wanted>),
     /// Every layer must be encrypted.
     Encrypted,
     /// The image must have been asked for by digest.
@@ -199,6 +201,17 @@ impl fmt::Display for Origin {
 
 // === impl Requirement ===
 
+impl Requirement {
+    /// Who has to have signed something, if anybody has.
+    pub(crate) fn signer(&self) -> Option<&Signer> {
+        match self {
+            Requirement::SigstoreSigned { signer, .. } => Some(signer),
+            Requirement::Attestation(wanted) => Some(&wanted.signer),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -215,6 +228,7 @@ impl fmt::Display for Requirement {
                     false => f.write_str(", on the index"),
                 }
             }
+            Requirement::Attestation(wanted) => wanted.fmt(f),
             Requirement::Encrypted => f.write_str("nacreRequireEncrypted"),
             Requirement::DigestPin => f.write_str("nacreRequireDigestPin"),
         }

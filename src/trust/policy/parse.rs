@@ -6,6 +6,7 @@ use super::{Origin, Policy, Requirement, signers};
 use crate::{
     error::{Error, Kind, Result},
     trust::{
+        attestation::{Origins, V0_2, V1, Wanted},
         identity::{Name, SignedIdentity},
         json::{self, Fault, Node},
         scope,
@@ -72,6 +73,7 @@ impl File<'_> {
                 Ok(Requirement::Reject)
             }
             "sigstoreSigned" => self.sigstore_signed(node),
+            "nacreRequireAttestation" => self.attestation(node),
             "nacreRequireEncrypted" => {
                 self.only(node, &["type"])?;
                 Ok(Requirement::Encrypted)
@@ -115,6 +117,35 @@ impl File<'_> {
             identity,
             unsigned_index,
         })
+    }
+
+    fn attestation(&self, node: &Node) -> Result<Requirement> {
+        const ORIGINS: [&str; 3] = ["builder", "source", "ref"];
+        let known: Vec<&str> = ["type", "predicateType", "signer"]
+            .into_iter()
+            .chain(ORIGINS)
+            .collect();
+        self.only(node, &known)?;
+        let signer = self.want(node, "signer")?;
+        self.only(signer, &signers::fields().collect::<Vec<_>>())?;
+        let predicate_type = self.text(node, "predicateType")?;
+        let [builder, source, reference] =
+            ORIGINS.map(|field| node.get(field).map(|_| self.text(node, field)).transpose());
+        let origins = Origins {
+            builder: builder?,
+            source: source?,
+            reference: reference?,
+        };
+        if origins != Origins::default() && ![V0_2, V1].contains(&predicate_type.as_str()) {
+            return Err(self.invalid(self.want(node, "predicateType")?.fault(format!(
+                "builder, source and ref are in provenance only; predicateType wants {V1} or {V0_2}"
+            ))));
+        }
+        Ok(Requirement::Attestation(Box::new(Wanted {
+            predicate_type,
+            origins,
+            signer: self.signer(signer)?,
+        })))
     }
 
     fn identity(&self, node: &Node) -> Result<SignedIdentity> {

@@ -317,7 +317,7 @@ impl File<'_> {
     }
 
     /// A string that says something.
-    fn text(&self, node: &Node, field: &str) -> Result<String> {
+    pub(super) fn text(&self, node: &Node, field: &str) -> Result<String> {
         let value = self.want(node, field)?;
         match self.string(value)? {
             "" => Err(self.invalid(value.fault(format!("{field}: an empty string")))),

@@ -19,6 +19,8 @@ use std::fmt;
 
 use sigstore_verify::types::{self, VerificationMaterialContent};
 
+use super::key::PublicKey;
+
 pub(crate) use self::{attached::Attached, pki::certificates_of_pem, root::MAX_ROOT};
 pub use self::{
     conformance::{Artifact, BundleRequest, Roots, Who, verify_bundle},
@@ -106,6 +108,19 @@ impl Bundle {
                 .map(|it| it.raw_bytes.as_bytes())
                 .collect(),
             _ => Vec::new(),
+        }
+    }
+}
+
+// === impl Proof ===
+
+impl Proof {
+    /// That a key which the policy names verified it, and no more.
+    pub(crate) fn by_key(key: &PublicKey) -> Self {
+        Self {
+            key: key.spki().to_vec(),
+            certificate: None,
+            time: None,
         }
     }
 }
