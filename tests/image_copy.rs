@@ -57,21 +57,26 @@ impl Bench {
     }
 
     fn copy(&self, words: &[&str]) -> Value {
-        self.run(&[&["--json", "image", "copy"], words].concat()).json()
+        self.run(&[&["--json", "image", "copy"], words].concat())
+            .json()
     }
 
     fn copy_fails(&self, words: &[&str], code: i32, said: &[&str]) {
-        self.run(&[&["image", "copy"], words].concat()).failed(code, said);
+        self.run(&[&["image", "copy"], words].concat())
+            .failed(code, said);
     }
 
     fn diff(&self, words: &[&str]) -> Value {
-        self.run(&[&["--json", "image", "diff"], words, &ANYTHING].concat()).json()
+        self.run(&[&["--json", "image", "diff"], words, &ANYTHING].concat())
+            .json()
     }
 
     /// Requests whose lines hold both.
     fn count(&self, begin: &str, part: &str) -> usize {
         let lines = self.registry.lines();
-        let all = lines.iter().filter(|it| it.starts_with(begin) && it.contains(part));
+        let all = lines
+            .iter()
+            .filter(|it| it.starts_with(begin) && it.contains(part));
         all.count()
     }
 }
@@ -108,14 +113,18 @@ async fn from_a_registry_to_a_layout_and_on_byte_for_byte() {
     let made = bench.copy(&[&image.reference, &bench.layout("a/first")]);
     assert_eq!(made["digest"], image.manifest.digest.to_string());
     bench.copy(&[&image.reference, &bench.layout("b/second")]);
-    let (first, second) = (files(&bench.path("a/first")), files(&bench.path("b/second")));
+    let (first, second) = (
+        files(&bench.path("a/first")),
+        files(&bench.path("b/second")),
+    );
     assert_eq!(first, second);
     assert_eq!(first.len(), 2 + 5);
     // Through another registry's repository, and into a layout that is there.
     let back = bench.registry.reference("back", "x");
     bench.copy(&[&bench.layout("a/first"), &back]);
     bench.copy(&[&back, &format!("oci:{}:other", bench.path("a/first"))]);
-    let index: Value = serde_json::from_slice(&files(&bench.path("a/first"))["index.json"]).unwrap();
+    let index: Value =
+        serde_json::from_slice(&files(&bench.path("a/first"))["index.json"]).unwrap();
     let digests: Vec<&Value> = index["manifests"]
         .as_array()
         .unwrap()
@@ -124,9 +133,17 @@ async fn from_a_registry_to_a_layout_and_on_byte_for_byte() {
         .collect();
     assert_eq!(digests, [&made["digest"], &made["digest"]]);
     // By its digest, which is a place of its own.
-    let by_digest = format!("{}@{}", bench.registry.reference("pinned", "1"), image.manifest.digest);
+    let by_digest = format!(
+        "{}@{}",
+        bench.registry.reference("pinned", "1"),
+        image.manifest.digest
+    );
     bench.copy(&[&back, &by_digest]);
-    let wrong = format!("{}@{}", bench.registry.reference("pinned", "1"), Digest::sha256(b"x"));
+    let wrong = format!(
+        "{}@{}",
+        bench.registry.reference("pinned", "1"),
+        Digest::sha256(b"x")
+    );
     bench.copy_fails(&[&back, &wrong], 3, &["the image that was made is"]);
 }
 
@@ -146,7 +163,12 @@ async fn a_registry_mounts_what_it_has_and_is_sent_nothing_twice() {
         let image = toy::put(&bench.registry, "app", &layers());
         let other = bench.registry.reference("team/other", "1");
         let made = bench.copy(&[&image.reference, &other]);
-        let how: Vec<&Value> = made["layers"].as_array().unwrap().iter().map(|it| &it["how"]).collect();
+        let how: Vec<&Value> = made["layers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| &it["how"])
+            .collect();
         assert_eq!(how, ["mounted"; 3]);
         assert_eq!(bench.count("POST", "mount=sha256"), 4);
         assert_eq!(bench.count("GET", "/blobs/"), 0);
@@ -196,7 +218,10 @@ async fn an_index_whole_or_in_part() {
     for (layers, platform) in [
         (&all[..2], json!({"os": "linux", "architecture": "amd64"})),
         (&all[1..], json!({"os": "linux", "architecture": "s390x"})),
-        (&all[..1], json!({"os": "unknown", "architecture": "unknown"})),
+        (
+            &all[..1],
+            json!({"os": "unknown", "architecture": "unknown"}),
+        ),
     ] {
         let image = toy::put(&bench.registry, "multi", layers);
         let mut descriptor = serde_json::to_value(&image.manifest).unwrap();
@@ -206,15 +231,24 @@ async fn an_index_whole_or_in_part() {
     let index = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": list});
     let index = index.to_string();
     let kind = media_type::OCI_INDEX;
-    let pushed = bench.registry.put_manifest("multi", "1", kind, index.clone());
+    let pushed = bench
+        .registry
+        .put_manifest("multi", "1", kind, index.clone());
     let source = bench.registry.reference("multi", "1");
 
     let made = bench.copy(&[&source, &bench.layout("all"), "--all-platforms"]);
     assert_eq!(made["digest"], pushed.digest.to_string());
     let copied = files(&bench.path("all"));
-    assert_eq!(copied[&format!("blobs/sha256/{}", pushed.digest.hex())], index.as_bytes());
+    assert_eq!(
+        copied[&format!("blobs/sha256/{}", pushed.digest.hex())],
+        index.as_bytes()
+    );
     assert_eq!(copied.len(), 2 + 1 + 3 + 3 + 3, "attestations too");
-    bench.copy(&[&bench.layout("all"), &bench.registry.reference("again", "1"), "--all-platforms"]);
+    bench.copy(&[
+        &bench.layout("all"),
+        &bench.registry.reference("again", "1"),
+        "--all-platforms",
+    ]);
 
     let made = bench.copy(&[&source, &bench.layout("one"), "--platform", "linux/s390x"]);
     assert_eq!(made["digest"], list[1]["digest"]);
@@ -248,7 +282,11 @@ async fn archives_there_and_back() {
     copy("fourth", "soon").failed(3, &["SOURCE_DATE_EPOCH=soon"]);
     let read = |name: &str| fs::read(bench.path(name)).unwrap();
     assert_eq!(read("first"), read("d/second"));
-    assert_ne!(read("first"), read("third"), "its time is the one that was given");
+    assert_ne!(
+        read("first"),
+        read("third"),
+        "its time is the one that was given"
+    );
     copy("first", "").failed(3, &["first", "is there already"]);
 
     // Layers come out as tars; the configuration stays.
@@ -262,13 +300,28 @@ async fn archives_there_and_back() {
     assert_eq!(found, files(&bench.path("again")));
     // The lazy form of what docker saved, and the same tree.
     let lazy = bench.layout("lazy");
-    bench.run(&["image", "convert", &bench.archive("first"), &lazy]).ok();
+    bench
+        .run(&["image", "convert", &bench.archive("first"), &lazy])
+        .ok();
     let source = bench.layout("source");
-    bench.run(&["image", "convert", &back, &source, "--format", "zstd-chunked"]).ok();
+    bench
+        .run(&[
+            "image",
+            "convert",
+            &back,
+            &source,
+            "--format",
+            "zstd-chunked",
+        ])
+        .ok();
     let difference = bench.diff(&[&lazy, &source]);
     assert_eq!(difference["changed"], json!([]));
 
-    bench.copy_fails(&[&bench.archive("none"), &back], 6, &["none", "no such file"]);
+    bench.copy_fails(
+        &[&bench.archive("none"), &back],
+        6,
+        &["none", "no such file"],
+    );
     bench.copy_fails(
         &[&format!("{}:app:2", bench.archive("first")), &back],
         6,
@@ -283,15 +336,24 @@ async fn nothing_is_left_of_a_copy_that_failed() {
     let bench = Bench::new().await;
     let image = toy::put(&bench.registry, "app", &layers());
     let second = &image.layers[1].descriptor.digest;
-    bench.registry.put_blob_as("app", second, vec![0; image.layers[1].blob.len()]);
+    bench
+        .registry
+        .put_blob_as("app", second, vec![0; image.layers[1].blob.len()]);
     for target in [bench.layout("new"), bench.archive("archive")] {
         bench.copy_fails(&[&image.reference, &target], 5, &[&second.to_string()]);
     }
     assert_eq!(fs::read_dir(bench.home.path()).unwrap().count(), 0);
     bench.registry.forget_requests();
     let other = FakeRegistry::start().await;
-    bench.copy_fails(&[&image.reference, &other.reference("app", "1")], 5, &[&second.to_string()]);
-    let manifests = other.lines().into_iter().filter(|it| it.contains("PUT /v2/app/manifests"));
+    bench.copy_fails(
+        &[&image.reference, &other.reference("app", "1")],
+        5,
+        &[&second.to_string()],
+    );
+    let manifests = other
+        .lines()
+        .into_iter()
+        .filter(|it| it.contains("PUT /v2/app/manifests"));
     assert_eq!(manifests.count(), 0);
     // A layer that its publisher keeps elsewhere need not be there.
     let mut kept = layers().remove(2);
@@ -329,23 +391,35 @@ async fn differences_are_told_entry_by_entry() {
     let [one, two, zstd] = ["one", "two", "zstd"].map(|it| bench.registry.reference(it, "1"));
     bench.registry.forget_requests();
     let found = bench.diff(&[&one, &two]);
-    assert_eq!(bench.count("GET", "/v2/one/blobs/"), 1, "the index, and no file");
+    assert_eq!(
+        bench.count("GET", "/v2/one/blobs/"),
+        1,
+        "the index, and no file"
+    );
     let paths = |what: &str| -> Vec<String> {
         let all = found[what].as_array().unwrap().iter();
-        all.map(|it| it["path"].as_str().unwrap().to_owned()).collect()
+        all.map(|it| it["path"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(paths("added"), ["/new", "/new/file", "/new/other"]);
     assert_eq!(paths("removed"), ["/gone"]);
     assert_eq!(paths("changed"), ["/dir/content", "/longer"]);
     assert_eq!(found["changed"][0]["changes"], json!([{"what": "content"}]));
     let size = json!({"what": "size", "from": "5", "to": "11"});
-    assert_eq!(found["changed"][1]["changes"], json!([size, {"what": "content"}]));
+    assert_eq!(
+        found["changed"][1]["changes"],
+        json!([size, {"what": "content"}])
+    );
     assert_eq!(found["added"][1]["size"], 3);
     assert_eq!(found["files_read"], 0);
     let text = bench
         .run(&[&["image", "diff", &one, &two][..], &ANYTHING].concat())
         .text();
-    for line in ["- /gone", "+ /new/file  file 0644 0:0 3 B", "~ /dir/content  content"] {
+    for line in [
+        "- /gone",
+        "+ /new/file  file 0644 0:0 3 B",
+        "~ /dir/content  content",
+    ] {
         assert!(text.contains(line), "{line}: {text}");
     }
     assert!(text.ends_with("3 added, 1 removed, 2 changed\n"), "{text}");
@@ -424,7 +498,9 @@ async fn files_that_are_cut_otherwise_are_read() {
         let blob = gzip(&tar, 1);
         let image = write_layout(&bench.home.path().join(name), &[tar], &[blob]);
         let target = bench.layout(&format!("{name}-lazy"));
-        bench.run(&["image", "convert", &image.reference(), &target]).ok();
+        bench
+            .run(&["image", "convert", &image.reference(), &target])
+            .ok();
         lazy.push(target);
     }
     let found = bench.diff(&[&lazy[0], &lazy[1], "--ignore-times"]);
@@ -435,7 +511,12 @@ async fn files_that_are_cut_otherwise_are_read() {
         .map(|change| {
             let fields = change["changes"].as_array().unwrap().iter().map(|field| {
                 let shown = |side: &str| field[side].as_str().unwrap_or("").to_owned();
-                format!("{} {} {}", field["what"].as_str().unwrap(), shown("from"), shown("to"))
+                format!(
+                    "{} {} {}",
+                    field["what"].as_str().unwrap(),
+                    shown("from"),
+                    shown("to")
+                )
             });
             (change["path"].as_str().unwrap(), fields.collect())
         })
@@ -443,7 +524,10 @@ async fn files_that_are_cut_otherwise_are_read() {
     assert_eq!(told["/link"], ["target one two"]);
     assert_eq!(told["/was-file"], ["kind file directory"]);
     assert_eq!(told["/was-dir"], ["kind directory file"]);
-    assert_eq!(told["/dev"], ["mode 0003 0005", "uid 3 5", "device 0x103 0x105"]);
+    assert_eq!(
+        told["/dev"],
+        ["mode 0003 0005", "uid 3 5", "device 0x103 0x105"]
+    );
     assert_eq!(found["added"][0]["path"], "/was-file/below");
     assert_eq!(found["removed"][0]["path"], "/was-dir/below");
     let timed = bench.diff(&[&lazy[0], &lazy[1]]);

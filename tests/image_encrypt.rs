@@ -90,13 +90,19 @@ fn recipient(kind: &str, name: &str) -> [String; 2] {
 
 /// Words with others of another kind behind them.
 fn words<'a>(some: &[&'a str], more: &'a [String]) -> Vec<&'a str> {
-    some.iter().copied().chain(more.iter().map(String::as_str)).collect()
+    some.iter()
+        .copied()
+        .chain(more.iter().map(String::as_str))
+        .collect()
 }
 
 /// Two lazy layers and an ordinary one.
 fn layers() -> [ToyLayer; 3] {
     [
-        toy::lazy(Format::Estargz, &[("a", b"the first file"), ("b", &[7; 100_000])]),
+        toy::lazy(
+            Format::Estargz,
+            &[("a", b"the first file"), ("b", &[7; 100_000])],
+        ),
         toy::lazy(Format::ZstdChunked, &[("c", b"the second file")]),
         toy::ordinary(&[("d", b"the third file")]),
     ]
@@ -126,7 +132,10 @@ fn provider(bench: &Bench) -> Option<String> {
         println!("skipped: python3 is not installed");
         return None;
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/ocicrypt/keyprovider.py");
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/ocicrypt/keyprovider.py"
+    );
     let config = json!({"key-providers": {"shift": {
         "cmd": {"path": "python3", "args": [script, "array"]},
     }}});
@@ -162,9 +171,16 @@ async fn every_recipient_decrypts_what_was_encrypted_for_all() {
 
     let manifest = bench.manifest(&encrypted);
     assert_eq!(manifest["mediaType"], media_type::OCI_MANIFEST);
-    for (before, after) in image.layers.iter().zip(manifest["layers"].as_array().unwrap()) {
+    for (before, after) in image
+        .layers
+        .iter()
+        .zip(manifest["layers"].as_array().unwrap())
+    {
         let plain = &before.descriptor;
-        assert_eq!(after["mediaType"], format!("{}+encrypted", plain.media_type));
+        assert_eq!(
+            after["mediaType"],
+            format!("{}+encrypted", plain.media_type)
+        );
         assert_eq!(after["size"], plain.size);
         assert_ne!(after["digest"], plain.digest.to_string());
         // What other tools look for in a lazy layer stays.
@@ -172,7 +188,10 @@ async fn every_recipient_decrypts_what_was_encrypted_for_all() {
             assert_eq!(after["annotations"][name], **value);
         }
         for name in ["pubopts", "keys.jwe", "keys.pkcs7"] {
-            assert!(after["annotations"][format!("{ENC}{name}")].is_string(), "{name}");
+            assert!(
+                after["annotations"][format!("{ENC}{name}")].is_string(),
+                "{name}"
+            );
         }
     }
 
@@ -184,7 +203,11 @@ async fn every_recipient_decrypts_what_was_encrypted_for_all() {
         vec!["--decryption-key".to_owned(), key("p521-pkcs8.pem")],
     ];
     if let Some(config) = provider {
-        let by = ["--decryption-key", "provider:shift:word", "--keyprovider-config"];
+        let by = [
+            "--decryption-key",
+            "provider:shift:word",
+            "--keyprovider-config",
+        ];
         keys.push([&by.map(String::from)[..], &[config]].concat());
     }
     let mut first: Option<BTreeMap<String, Vec<u8>>> = None;
@@ -200,7 +223,8 @@ async fn every_recipient_decrypts_what_was_encrypted_for_all() {
         assert_eq!(*first.get_or_insert_with(|| found.clone()), found);
     }
     // As far as images go: the same config, layers, annotations.
-    let [before, after] = [&original, &bench.layout("decrypted-0/below")].map(|it| bench.manifest(it));
+    let [before, after] =
+        [&original, &bench.layout("decrypted-0/below")].map(|it| bench.manifest(it));
     assert_eq!(before["config"], after["config"]);
     assert_eq!(before["layers"], after["layers"]);
 }
@@ -213,7 +237,13 @@ async fn pkcs7_alone_is_enough() {
     let more = recipient("pkcs7", "rsa-cert.pem");
     bench.image(&words(&["encrypt", &image.reference, &encrypted], &more));
     let rsa = key("rsa-pkcs8.pem");
-    bench.image(&["decrypt", &encrypted, &bench.layout("a"), "--decryption-key", &rsa]);
+    bench.image(&[
+        "decrypt",
+        &encrypted,
+        &bench.layout("a"),
+        "--decryption-key",
+        &rsa,
+    ]);
     let inspected = bench.run(&["--json", "inspect", &encrypted]).json();
     assert_eq!(inspected["layers"][0]["keys"][0]["kind"], "pkcs7");
     assert_eq!(inspected["layers"][0]["keys"][0]["recipients"], 1);
@@ -221,7 +251,14 @@ async fn pkcs7_alone_is_enough() {
     let p256 = key("p256-sec1.pem");
     let target = bench.layout("b");
     let words = |key: &str| {
-        bench.run(&["image", "decrypt", &encrypted, &target, "--decryption-key", key])
+        bench.run(&[
+            "image",
+            "decrypt",
+            &encrypted,
+            &target,
+            "--decryption-key",
+            key,
+        ])
     };
     words(&p256).failed(4, &["p256-sec1.pem", "not an RSA key"]);
     words(&key("rsa-cert.pem")).failed(3, &["a certificate", "needs no certificate"]);
@@ -239,7 +276,11 @@ async fn encrypting_twice_gives_nothing_in_common() {
     };
     let (first, second) = (encrypt("a"), encrypt("b"));
     let blobs = |files: &BTreeMap<String, Vec<u8>>| -> Vec<String> {
-        files.keys().filter(|name| name.starts_with("blobs/")).cloned().collect()
+        files
+            .keys()
+            .filter(|name| name.starts_with("blobs/"))
+            .cloned()
+            .collect()
     };
     let common: Vec<String> = blobs(&first)
         .into_iter()
@@ -271,7 +312,15 @@ async fn an_unsigned_lazy_image_is_read_in_part_and_its_index_is_the_one_that_wa
         bench.image(&words(&["encrypt", &image.reference, &encrypted], &more));
         let p256 = key("p256-sec1.pem");
         let cat = |reference: &str| {
-            let words = ["cat", reference, "/small", "--decryption-key", &p256, "--store-mib", "0"];
+            let words = [
+                "cat",
+                reference,
+                "/small",
+                "--decryption-key",
+                &p256,
+                "--store-mib",
+                "0",
+            ];
             bench.run(&[&words[..], &ANYTHING].concat())
         };
         bench.registry.forget_requests();
@@ -286,7 +335,9 @@ async fn an_unsigned_lazy_image_is_read_in_part_and_its_index_is_the_one_that_wa
 
         // Somebody between changes what nothing signs: which index the layer has.
         let mut manifest = bench.manifest(&encrypted);
-        let annotations = manifest["layers"][0]["annotations"].as_object_mut().unwrap();
+        let annotations = manifest["layers"][0]["annotations"]
+            .as_object_mut()
+            .unwrap();
         for (name, value) in annotations.iter_mut() {
             if name.ends_with("toc.digest") || name.ends_with("manifest-checksum") {
                 *value = Digest::sha256(b"another").to_string().into();
@@ -294,7 +345,9 @@ async fn an_unsigned_lazy_image_is_read_in_part_and_its_index_is_the_one_that_wa
         }
         let put = |manifest: &Value| {
             let bytes = manifest.to_string();
-            bench.registry.put_manifest("app", "forged", media_type::OCI_MANIFEST, bytes);
+            bench
+                .registry
+                .put_manifest("app", "forged", media_type::OCI_MANIFEST, bytes);
             cat(&bench.registry.reference("app", "forged"))
         };
         put(&manifest).failed(5, &["the one that was encrypted is"]);
@@ -318,7 +371,10 @@ async fn an_index_that_is_not_the_layers_is_not_vouched_for() {
         5,
         &["layer sha256:", "table of contents"],
     );
-    assert!(!Path::new(&bench.path("a")).exists(), "nothing is left of it");
+    assert!(
+        !Path::new(&bench.path("a")).exists(),
+        "nothing is left of it"
+    );
 }
 
 #[tokio::test]
@@ -357,7 +413,13 @@ async fn some_layers_of_an_image() {
     let made = bench.image(&["decrypt", &twice, &plain, "--decryption-key", &rsa]);
     assert_eq!(made["layers"].as_array().unwrap().len(), 3);
     bench.fails(
-        &["decrypt", &plain, &bench.layout("b"), "--decryption-key", &rsa],
+        &[
+            "decrypt",
+            &plain,
+            &bench.layout("b"),
+            "--decryption-key",
+            &rsa,
+        ],
         3,
         &["no layer is encrypted"],
     );
@@ -393,8 +455,13 @@ fn put_index(bench: &Bench) -> (String, Vec<ToyLayer>) {
         "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": list,
         "annotations": {"org.example.of": "the index"},
     });
-    bench.registry.put_manifest("multi", "1", media_type::OCI_INDEX, index.to_string());
-    (bench.registry.reference("multi", "1"), vec![shared, own, other])
+    bench
+        .registry
+        .put_manifest("multi", "1", media_type::OCI_INDEX, index.to_string());
+    (
+        bench.registry.reference("multi", "1"),
+        vec![shared, own, other],
+    )
 }
 
 #[tokio::test]
@@ -409,19 +476,31 @@ async fn every_platform_of_an_index() {
     ));
     assert_eq!(made["mediaType"], Value::Null);
     assert_eq!(made["media_type"], media_type::OCI_INDEX);
-    assert_eq!(made["layers"].as_array().unwrap().len(), 3, "the shared one once");
+    assert_eq!(
+        made["layers"].as_array().unwrap().len(),
+        3,
+        "the shared one once"
+    );
     let index = bench.manifest(&encrypted);
     assert_eq!(index["annotations"]["org.example.of"], "the index");
     let manifests = index["manifests"].as_array().unwrap();
-    assert_eq!(manifests.len(), 2, "what speaks of the images before is left out");
+    assert_eq!(
+        manifests.len(),
+        2,
+        "what speaks of the images before is left out"
+    );
     assert_eq!(manifests[1]["platform"]["architecture"], "arm64");
     assert_eq!(manifests[1]["annotations"]["org.example.note"], "arm64");
 
     let decrypted = bench.path("decrypted");
     let rsa = key("rsa-pkcs8.pem");
     bench.image(&[
-        "decrypt", &encrypted, &format!("oci:{decrypted}:1"), "--all-platforms",
-        "--decryption-key", &rsa,
+        "decrypt",
+        &encrypted,
+        &format!("oci:{decrypted}:1"),
+        "--all-platforms",
+        "--decryption-key",
+        &rsa,
     ]);
     for layer in &layers {
         let digest = layer.descriptor.digest.to_string();
@@ -435,7 +514,10 @@ async fn every_platform_of_an_index() {
     ));
     assert_eq!(bench.manifest(&one)["layers"].as_array().unwrap().len(), 2);
     bench.fails(
-        &words(&["encrypt", &reference, &one, "--platform", "linux/s390x"], &more),
+        &words(
+            &["encrypt", &reference, &one, "--platform", "linux/s390x"],
+            &more,
+        ),
         6,
         &["no image for linux/s390x"],
     );
@@ -455,7 +537,15 @@ async fn rewrapping_moves_no_layer() {
     ]
     .concat();
     let opens = |reference: &str, key: &str| {
-        let cat = ["cat", reference, "/a", "--store-mib", "0", "--decryption-key", key];
+        let cat = [
+            "cat",
+            reference,
+            "/a",
+            "--store-mib",
+            "0",
+            "--decryption-key",
+            key,
+        ];
         bench.run(&[&cat[..], &ANYTHING].concat()).code
     };
 
@@ -468,11 +558,21 @@ async fn rewrapping_moves_no_layer() {
         let made = bench.image(&words(&["rewrap", &first, target], &for_p256));
         let lines = bench.registry.lines();
         let count = |part: &str, more: &str| {
-            let all = lines.iter().filter(|it| it.contains(part) && it.contains(more));
+            let all = lines
+                .iter()
+                .filter(|it| it.contains(part) && it.contains(more));
             all.count()
         };
-        assert_eq!(count("PUT", "/blobs/uploads/"), uploads, "{target}: {lines:#?}");
-        assert_eq!(count("POST", "mount=sha256"), mounts, "{target}: {lines:#?}");
+        assert_eq!(
+            count("PUT", "/blobs/uploads/"),
+            uploads,
+            "{target}: {lines:#?}"
+        );
+        assert_eq!(
+            count("POST", "mount=sha256"),
+            mounts,
+            "{target}: {lines:#?}"
+        );
         if target != &layout {
             assert_eq!(count("GET", "/blobs/"), 0, "{target}: {lines:#?}");
         }
@@ -480,12 +580,22 @@ async fn rewrapping_moves_no_layer() {
         assert_eq!(made["layers"][0]["from"], made["layers"][0]["to"]);
     }
     for target in [&second, &other] {
-        assert_eq!(opens(target, &p256), 9, "opens; the third layer has no index");
+        assert_eq!(
+            opens(target, &p256),
+            9,
+            "opens; the third layer has no index"
+        );
         assert_eq!(opens(target, &rsa), 4);
     }
     // Who was there stays, if that is wanted.
     let both = bench.registry.reference("app", "both");
-    bench.image(&[&words(&["rewrap", &first, &both], &for_p256)[..], &["--keep"]].concat());
+    bench.image(
+        &[
+            &words(&["rewrap", &first, &both], &for_p256)[..],
+            &["--keep"],
+        ]
+        .concat(),
+    );
     for key in [&rsa, &p256] {
         assert_eq!(opens(&both, key), 9);
     }
@@ -502,7 +612,11 @@ async fn rewrapping_moves_no_layer() {
         .filter(|seen| seen.line.contains("/blobs/") && seen.range.is_none());
     assert_eq!(whole.count(), 0);
 
-    let wrong = [recipient("jwe", "rsa-pub.pem"), ["--decryption-key".into(), p256]].concat();
+    let wrong = [
+        recipient("jwe", "rsa-pub.pem"),
+        ["--decryption-key".into(), p256],
+    ]
+    .concat();
     bench.fails(
         &words(&["rewrap", &first, &second], &wrong),
         4,
@@ -526,7 +640,11 @@ async fn bad_input_is_named() {
     for (recipient, code, said) in [
         (format!("jwe:{}", key("none.pem")), 6, "no such file"),
         (format!("jwe:{}", key("rsa-pkcs8.pem")), 3, "a private key"),
-        (format!("jwe:{}", key("rsa-cert.pem")), 3, "write pkcs7:FILE"),
+        (
+            format!("jwe:{}", key("rsa-cert.pem")),
+            3,
+            "write pkcs7:FILE",
+        ),
         (format!("pkcs7:{}", key("rsa-pub.pem")), 3, "write jwe:FILE"),
         (format!("pkcs7:{}", key("p256-cert.pem")), 9, "not RSA"),
         (key("rsa-pub.pem"), 3, "want jwe:FILE"),
@@ -545,12 +663,27 @@ async fn bad_input_is_named() {
         &["neither empty nor an OCI image layout"],
     );
     bench.fails(
-        &words(&["encrypt", source, &format!("docker-archive:{}", bench.path("a"))], &more),
+        &words(
+            &[
+                "encrypt",
+                source,
+                &format!("docker-archive:{}", bench.path("a")),
+            ],
+            &more,
+        ),
         9,
         &["cannot hold encrypted layers"],
     );
-    let pinned = format!("{}@{}", bench.registry.reference("app", "x"), Digest::sha256(b""));
-    bench.fails(&words(&["encrypt", source, &pinned], &more), 3, &["give a tag"]);
+    let pinned = format!(
+        "{}@{}",
+        bench.registry.reference("app", "x"),
+        Digest::sha256(b"")
+    );
+    bench.fails(
+        &words(&["encrypt", source, &pinned], &more),
+        3,
+        &["give a tag"],
+    );
     // Annotations of an encryption on a plain layer are dropped; others are not ours to judge.
     let mut odd = layers()[2].clone();
     let annotations = &mut odd.descriptor.annotations;
@@ -597,7 +730,9 @@ async fn what_was_changed_on_the_way_leaves_nothing_behind() {
                 &["layer sha256:", said],
             );
             let lines = bench.registry.lines();
-            let made = lines.iter().filter(|it| it.starts_with("PUT /v2/other/manifests"));
+            let made = lines
+                .iter()
+                .filter(|it| it.starts_with("PUT /v2/other/manifests"));
             assert_eq!(made.count(), 0, "{lines:#?}");
         }
         assert!(!Path::new(&bench.path("new/layout")).exists());
@@ -609,7 +744,9 @@ async fn what_was_changed_on_the_way_leaves_nothing_behind() {
     }
     // A plain blob that is not what its manifest says is not encrypted either.
     let plain = &image.layers[0];
-    bench.registry.put_blob_as("app", &plain.descriptor.digest, vec![0; plain.blob.len()]);
+    bench
+        .registry
+        .put_blob_as("app", &plain.descriptor.digest, vec![0; plain.blob.len()]);
     let again = bench.registry.reference("other", "again");
     bench.fails(
         &words(&["encrypt", &image.reference, &again], &more),
@@ -617,9 +754,18 @@ async fn what_was_changed_on_the_way_leaves_nothing_behind() {
         &["digest mismatch"],
     );
     // A source that goes away in the middle.
-    bench.registry.put_blob_as("app", &plain.descriptor.digest, plain.blob.clone());
-    bench.registry.fail_always(&format!("/blobs/{}", plain.descriptor.digest), &Fault::Status(404));
-    bench.fails(&words(&["encrypt", &image.reference, &again], &more), 6, &["404"]);
+    bench
+        .registry
+        .put_blob_as("app", &plain.descriptor.digest, plain.blob.clone());
+    bench.registry.fail_always(
+        &format!("/blobs/{}", plain.descriptor.digest),
+        &Fault::Status(404),
+    );
+    bench.fails(
+        &words(&["encrypt", &image.reference, &again], &more),
+        6,
+        &["404"],
+    );
 }
 
 #[tokio::test]
@@ -648,5 +794,6 @@ async fn a_registry_that_says_no_is_named() {
     let authfile = bench.path("auth.json");
     let ran = Ran::from(command.args(["--authfile", &authfile]).output().unwrap());
     assert!(ran.text().contains("its index vouched for"));
-    let _: Descriptor = serde_json::from_value(bench.manifest(&layout)["layers"][0].clone()).unwrap();
+    let _: Descriptor =
+        serde_json::from_value(bench.manifest(&layout)["layers"][0].clone()).unwrap();
 }

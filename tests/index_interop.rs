@@ -410,12 +410,7 @@ fn what_cannot_be_converted() {
     from.put(media_type::DOCKER_MANIFEST, encrypted.as_bytes());
     let error = run_convert(&from, &to, |_| {}, Format::Estargz).unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
-    assert!(
-        error
-            .hint()
-            .unwrap()
-            .contains("nacre image decrypt")
-    );
+    assert!(error.hint().unwrap().contains("nacre image decrypt"));
 
     // A layer that is not what the manifest names.
     let from = Layout::new(directory.path().join("changed"));

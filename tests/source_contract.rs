@@ -189,7 +189,9 @@ async fn blobs(writer: &dyn RepositoryWriter) -> Vec<Descriptor> {
         BlobContent::Bytes(Bytes::from_static(b"what was given")),
         BlobContent::Bytes(Bytes::from_static(b"shorter")),
         BlobContent::File(file),
-        BlobContent::Source(Arc::new(MemoryBlob::new(Bytes::from_static(b"what was given")))),
+        BlobContent::Source(Arc::new(MemoryBlob::new(Bytes::from_static(
+            b"what was given",
+        )))),
     ];
     for content in wrong {
         let written = writer.put_blob(&lie, content).await;

@@ -204,8 +204,10 @@ impl PairArgs {
     /// Reads policy and keys; nothing is fetched yet.
     pub(super) async fn opening(&self, store: &StoreArgs) -> Result<PairOpening> {
         if self.trust.expected_digest.is_some() {
-            return Err(Error::invalid("--expected-digest is of one image, here are two")
-                .with_hint("write IMAGE@DIGEST"));
+            return Err(
+                Error::invalid("--expected-digest is of one image, here are two")
+                    .with_hint("write IMAGE@DIGEST"),
+            );
         }
         let opener = opener(&self.registry, &self.trust, &self.keys, store)?;
         let access = self.registry.access()?;
@@ -386,7 +388,10 @@ pub(super) fn source_date_epoch() -> Result<Option<u64>> {
     };
     let seconds = text.to_str().and_then(|text| text.parse().ok());
     seconds.map(Some).ok_or_else(|| {
-        Error::invalid(format!("{NAME}={}: not a number of seconds", text.display()))
+        Error::invalid(format!(
+            "{NAME}={}: not a number of seconds",
+            text.display()
+        ))
     })
 }
 

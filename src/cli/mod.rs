@@ -4,6 +4,7 @@ mod args;
 mod behind;
 mod cat;
 mod config;
+mod conformance;
 mod image;
 mod inspect;
 mod keeper;
@@ -68,6 +69,9 @@ enum Command {
     /// Check the configuration of `nacre serve`, or print its defaults.
     #[command(subcommand)]
     Config(config::Config),
+    /// Speak the client protocols of conformance suites.
+    #[command(subcommand, hide = true)]
+    Conformance(conformance::Conformance),
     /// Make images: convert, copy, encrypt, decrypt, sign, profile.
     #[command(subcommand)]
     Image(image::Image),
@@ -108,6 +112,7 @@ fn run(command: Command, verbose: u8, output: &Output) -> Result<()> {
         Command::Pull(pull) => runtime()?.block_on(pull.run(output)),
         Command::Image(image) => runtime()?.block_on(image.run(output)),
         Command::Config(config) => config.run(output),
+        Command::Conformance(conformance) => conformance.run(),
         Command::Status(status) => status.run(output),
         Command::Release(release) => release.run(output),
         Command::Keeper(keeper) => keeper.run(),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 
 use super::{
     args::{RegistryArgs, TrustArgs, parse_reference},
@@ -20,6 +21,9 @@ pub(super) struct Verify {
     /// What to verify: registry/repository[:tag][@digest] or oci:DIRECTORY[:TAG].
     #[arg(value_parser = parse_reference)]
     reference: Reference,
+    /// Also show the image's attestations: who built what from where, and whose word that is.
+    #[arg(long)]
+    attestations: bool,
     #[command(flatten)]
     registry: RegistryArgs,
     #[command(flatten)]
@@ -28,6 +32,15 @@ pub(super) struct Verify {
     /// does: by its digest, whatever its name was.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "insecure_policy"])]
     key: Option<PathBuf>,
+}
+
+/// The grant, and everything that is attached beside what met the policy.
+#[derive(Serialize)]
+struct Printed<'a> {
+    #[serde(flatten)]
+    grant: &'a trust::Grant,
+    #[serde(rename = "found_attestations")]
+    found: &'a [trust::AttestationReport],
 }
 
 // === impl Verify ===
@@ -48,7 +61,23 @@ impl Verify {
             expected_digest: self.trust.expected_digest.as_ref(),
         })
         .await?;
-        output.result(&grant, || grant.to_string())
+        if !self.attestations {
+            return output.result(&grant, || grant.to_string());
+        }
+        let found = trust::attestations(&policy, &grant, &*repository).await?;
+        let shown = || {
+            let mut lines = vec![grant.to_string()];
+            lines.extend(found.iter().map(ToString::to_string));
+            if found.is_empty() {
+                lines.push("no attestation".into());
+            }
+            lines.join("\n")
+        };
+        let printed = Printed {
+            grant: &grant,
+            found: &found,
+        };
+        output.result(&printed, shown)
     }
 }
 

@@ -425,7 +425,10 @@ fn clamp_times(config: &mut Object, latest: u64) -> Result<()> {
     };
     clamp(config);
     if let Some(Value::Array(history)) = config.get_mut("history") {
-        history.iter_mut().filter_map(Value::as_object_mut).for_each(clamp);
+        history
+            .iter_mut()
+            .filter_map(Value::as_object_mut)
+            .for_each(clamp);
     }
     Ok(())
 }
@@ -454,7 +457,10 @@ mod tests {
         assert_eq!(config["history"][0]["created"], "1999-12-31T23:59:59+01:00");
         assert_eq!(config["history"][1]["created"], latest);
         assert_eq!(config["history"][2]["created"], latest);
-        assert_eq!(config["history"][3], serde_json::json!({"empty_layer": true}));
+        assert_eq!(
+            config["history"][3],
+            serde_json::json!({"empty_layer": true})
+        );
         assert!(clamp_times(&mut config, u64::MAX).is_err());
     }
 }

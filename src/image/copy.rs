@@ -1,11 +1,8 @@
 //! Copying images as they are: manifests byte for byte, blobs only where they are not already.
 
 use super::{
-    From, LayerReport, OnProgress, Report, Step,
-    convert::Platforms,
-    document::check_destination,
-    mover::Mover,
-    rewrite::manifest_of,
+    From, LayerReport, OnProgress, Report, Step, convert::Platforms, document::check_destination,
+    mover::Mover, rewrite::manifest_of,
 };
 use crate::{
     error::Result,

@@ -83,7 +83,10 @@ pub(super) fn decrypt(block: &[u8], password: Option<&[u8]>) -> Result<Zeroizing
             .with_hint("put its password into COSIGN_PASSWORD")
     })?;
     let nonce: [u8; 24] = cipher.nonce.0[..].try_into().map_err(|_| {
-        Error::invalid(format!("a nonce of {} bytes, want 24", cipher.nonce.0.len()))
+        Error::invalid(format!(
+            "a nonce of {} bytes, want 24",
+            cipher.nonce.0.len()
+        ))
     })?;
     let key = derive(&kdf, password)?;
     open(&key, &nonce, &ciphertext.0).ok_or_else(|| {

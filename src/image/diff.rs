@@ -115,12 +115,7 @@ pub async fn view(
 ///
 /// # Errors
 /// What reading files says, where files have to be read.
-pub async fn diff(
-    first: &View,
-    second: &View,
-    opener: &Opener,
-    times: bool,
-) -> Result<Difference> {
+pub async fn diff(first: &View, second: &View, opener: &Opener, times: bool) -> Result<Difference> {
     let mut comparison = Comparison {
         sides: [first, second],
         engines: [None, None],
@@ -168,7 +163,12 @@ impl View {
             space: layer.space.clone(),
         });
         let runtime = tokio::runtime::Handle::current();
-        Engine::start(data.collect(), Arc::clone(&opener.store), runtime, opener.engine)
+        Engine::start(
+            data.collect(),
+            Arc::clone(&opener.store),
+            runtime,
+            opener.engine,
+        )
     }
 }
 
@@ -182,17 +182,15 @@ impl Comparison<'_> {
         while let Some((base, first, second)) = pending.pop() {
             let [left, right] = self.sides;
             let mut below = Vec::new();
-            for (name, first, second) in joined(
-                left.tree.children(first),
-                right.tree.children(second),
-            ) {
+            for (name, first, second) in
+                joined(left.tree.children(first), right.tree.children(second))
+            {
                 let path = [&base[..], name].join(&b'/');
                 match (first, second) {
                     (Some(first), Some(second)) => {
                         self.both(&path, first, second).await?;
-                        let directory = |view: &View, ino| {
-                            view.tree.attributes(ino).kind == Kind::Directory
-                        };
+                        let directory =
+                            |view: &View, ino| view.tree.attributes(ino).kind == Kind::Directory;
                         match (directory(left, first), directory(right, second)) {
                             (true, true) => below.push((path, first, second)),
                             (true, false) => all(&left.tree, &path, first, &mut self.found.removed),
@@ -249,9 +247,10 @@ impl Comparison<'_> {
         }
         attributes(left, first, right, second, &mut changes);
         if let (Some(one), Some(other)) = (left.file(first), right.file(second))
-            && !self.same_content(one, other).await.map_err(|e| {
-                e.context(format!("/{}", String::from_utf8_lossy(path)))
-            })?
+            && !self
+                .same_content(one, other)
+                .await
+                .map_err(|e| e.context(format!("/{}", String::from_utf8_lossy(path))))?
         {
             changes.push(Field {
                 what: "content".into(),
@@ -351,7 +350,10 @@ fn all(tree: &Tree, base: &[u8], directory: Ino, entries: &mut Vec<Entry>) {
 /// Whether two files of one size have the same bytes; `None` if their chunks do not tell.
 fn same_chunks(first: &[Chunk], second: &[Chunk]) -> Option<bool> {
     let cut = |chunks: &[Chunk]| -> Vec<(u64, u32)> {
-        chunks.iter().map(|it| (it.file_offset, it.length)).collect()
+        chunks
+            .iter()
+            .map(|it| (it.file_offset, it.length))
+            .collect()
     };
     if cut(first) != cut(second) {
         return None;

@@ -9,9 +9,7 @@ use super::{How, convert::Platforms};
 use crate::{
     error::{Kind, Result},
     oci::{Descriptor, Digest, Location, RegistryReference, media_type},
-    source::{
-        BlobContent, BlobSource, BlobStream, Repository, RepositoryWriter, stream_verified,
-    },
+    source::{BlobContent, BlobSource, BlobStream, Repository, RepositoryWriter, stream_verified},
 };
 
 /// Where an image comes from.

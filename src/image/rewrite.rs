@@ -14,9 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    oci::{
-        Descriptor, Digest, Document, Index, Location, Manifest, RawManifest, media_type,
-    },
+    oci::{Descriptor, Digest, Document, Index, Location, Manifest, RawManifest, media_type},
     ocicrypt,
     source::RepositoryWriter,
 };
@@ -239,7 +237,10 @@ impl Rewriting<'_> {
         // The same blob with other annotations, or not to be changed at this height, is another layer.
         let key = (to_value(layer)?.to_string(), is_for);
         let known = {
-            let done = self.done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let done = self
+                .done
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             done.get(&key).cloned()
         };
         if let Some(made) = known {
@@ -263,7 +264,10 @@ impl Rewriting<'_> {
             size: made.size,
             how,
         });
-        let mut done = self.done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut done = self
+            .done
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         done.insert(key, made.clone());
         Ok(made)
     }

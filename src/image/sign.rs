@@ -317,7 +317,8 @@ mod tests {
 
     #[test]
     fn refuses_keys_it_cannot_use() {
-        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        let encrypted =
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
         let error = SigningKey::from_pem(encrypted.as_bytes(), "cosign.key").unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported);
         assert!(

@@ -2,11 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
 
-use super::{
-    KeyConfig, LayerKey,
-    config::read_bounded,
-    provider::Providers,
-};
+use super::{KeyConfig, LayerKey, config::read_bounded, provider::Providers};
 use crate::{
     error::{Error, Result},
     ocicrypt::{
@@ -45,8 +41,10 @@ impl Recipients {
             deadline: KeyConfig::default().deadline,
         };
         if recipients.is_empty() {
-            return Err(Error::invalid("no recipient: nobody could decrypt the image")
-                .with_hint("give --recipient jwe:FILE, pkcs7:FILE or provider:NAME"));
+            return Err(
+                Error::invalid("no recipient: nobody could decrypt the image")
+                    .with_hint("give --recipient jwe:FILE, pkcs7:FILE or provider:NAME"),
+            );
         }
         for recipient in recipients {
             all.add(recipient)
@@ -56,9 +54,7 @@ impl Recipients {
     }
 
     fn add(&mut self, recipient: &str) -> Result<()> {
-        let malformed = || {
-            Error::invalid("want jwe:FILE, pkcs7:FILE or provider:NAME[:PARAMETER]")
-        };
+        let malformed = || Error::invalid("want jwe:FILE, pkcs7:FILE or provider:NAME[:PARAMETER]");
         let (kind, rest) = recipient.split_once(':').ok_or_else(malformed)?;
         if rest.is_empty() {
             return Err(malformed());
@@ -155,7 +151,10 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             path
         };
-        let config = file("providers.json", r#"{"key-providers":{"a":{"grpc":"h:1"}}}"#);
+        let config = file(
+            "providers.json",
+            r#"{"key-providers":{"a":{"grpc":"h:1"}}}"#,
+        );
         let junk = file("junk", "junk").display().to_string();
         let new = |text: &str| Recipients::new(&[text.to_owned()], Some(&config));
         assert!(new("provider:a").is_ok());

@@ -296,7 +296,13 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back() {
-        let key = LayerKey::new(zeroize::Zeroizing::new([1; 32]), [2; 16], [3; 32], None, "jwe");
+        let key = LayerKey::new(
+            zeroize::Zeroizing::new([1; 32]),
+            [2; 16],
+            [3; 32],
+            None,
+            "jwe",
+        );
         let packet = |kind: PacketKind, bytes: &[u8]| Packet {
             kind,
             bytes: bytes.to_vec(),

@@ -83,7 +83,9 @@ mod tests {
         let encrypt = |step: usize| {
             let mut encryptor = LayerEncryptor::with(Zeroizing::new([3; 32]), [0xff; 16]);
             let mut bytes = plain.clone();
-            bytes.chunks_mut(step).for_each(|piece| encryptor.update(piece));
+            bytes
+                .chunks_mut(step)
+                .for_each(|piece| encryptor.update(piece));
             (bytes, encryptor.finish(CipherOptions::new()))
         };
         let (whole, key) = encrypt(plain.len());

@@ -83,7 +83,10 @@ impl Options {
     /// The private options' JSON of a layer with this key: what packets wrap.
     pub(crate) fn private(key: &LayerKey) -> Zeroizing<Vec<u8>> {
         // Room for everything, so that no growing buffer leaves a copy of the key behind.
-        let values: usize = key.options().map(|(name, value)| name.len() * 6 + value.len() * 2).sum();
+        let values: usize = key
+            .options()
+            .map(|(name, value)| name.len() * 6 + value.len() * 2)
+            .sum();
         let mut json = Zeroizing::new(Vec::with_capacity(1024 + values));
         let bytes = |json: &mut Vec<u8>, name: &str, value: &[u8]| {
             json.extend_from_slice(serde_json::Value::from(name).to_string().as_bytes());
@@ -96,7 +99,9 @@ impl Options {
         json.push(b'{');
         bytes(&mut json, "symkey", key.symmetric());
         // Go reads an empty digest as none.
-        let digest = key.plain_digest().map_or_else(String::new, ToString::to_string);
+        let digest = key
+            .plain_digest()
+            .map_or_else(String::new, ToString::to_string);
         json.extend_from_slice(format!(r#","digest":"{digest}","cipheroptions":{{"#).as_bytes());
         bytes(&mut json, NONCE, key.nonce());
         for (name, value) in key.options() {

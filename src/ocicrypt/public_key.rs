@@ -93,8 +93,9 @@ impl PublicKey {
         };
         match label {
             "PUBLIC KEY" => Self::from_spki(&der),
-            "CERTIFICATE" => Err(Error::invalid("a certificate, not a public key")
-                .with_hint("write pkcs7:FILE, or take its key: openssl x509 -pubkey -noout -in FILE")),
+            "CERTIFICATE" => Err(Error::invalid("a certificate, not a public key").with_hint(
+                "write pkcs7:FILE, or take its key: openssl x509 -pubkey -noout -in FILE",
+            )),
             "RSA PUBLIC KEY" => Err(Error::unsupported("a PKCS#1 public key")
                 .with_hint("convert it: openssl rsa -RSAPublicKey_in -in FILE -pubout")),
             _ if text.contains("PRIVATE KEY-----") => Err(private()),
@@ -133,9 +134,7 @@ impl PublicKey {
         }
         let number = |name: &str, text: Option<&str>| {
             text.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
-                .ok_or_else(|| {
-                    Error::invalid(format!("JWK: {name:?} is not unpadded base64url"))
-                })
+                .ok_or_else(|| Error::invalid(format!("JWK: {name:?} is not unpadded base64url")))
         };
         let (kind, known): (_, &[&'static str]) = match jwk.kty {
             "EC" => {
@@ -240,7 +239,9 @@ pub(super) mod tests {
             PrivateKey::Rsa(_) => {
                 let text = String::from_utf8(file(name)).unwrap();
                 let ((_, pkcs8), _) = next_block(&text).unwrap().unwrap();
-                let key = PrivateDecryptingKey::from_pkcs8(&pkcs8).unwrap().public_key();
+                let key = PrivateDecryptingKey::from_pkcs8(&pkcs8)
+                    .unwrap()
+                    .public_key();
                 let der: PublicKeyX509Der<'_> = key.as_der().unwrap();
                 der.as_ref().to_vec()
             }
@@ -286,13 +287,25 @@ pub(super) mod tests {
         for (file, text) in [
             (&file("p256-sec1.pem")[..], "a private key"),
             (&file("p256.jwk"), "a private key"),
-            (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "a certificate"),
-            (b"-----BEGIN X-----\nAAAA\n-----END X-----", "PEM block \"X\""),
+            (
+                b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----",
+                "a certificate",
+            ),
+            (
+                b"-----BEGIN X-----\nAAAA\n-----END X-----",
+                "PEM block \"X\"",
+            ),
             (b"-----BEGIN PUBLIC KEY-----\nAAAA", "no complete PEM"),
-            (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "neither an RSA"),
+            (
+                b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
+                "neither an RSA",
+            ),
             (b"", "neither an RSA"),
             (b"{", "not a JWK"),
-            (br#"{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}"#, "x of 1 bytes"),
+            (
+                br#"{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}"#,
+                "x of 1 bytes",
+            ),
             (br#"{"kty":"RSA","n":"AA","e":"AQAB"}"#, "not an RSA key"),
             (br#"{"kty":"oct"}"#, "JWK of type"),
             (&large, "not a key"),

@@ -99,7 +99,10 @@ mod tests {
     fn what_is_written_reads_back() {
         for length in [0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x1_0000] {
             let contents = vec![7; length];
-            let bytes = element(SEQUENCE, &[&contents[..length / 2], &contents[length / 2..]]);
+            let bytes = element(
+                SEQUENCE,
+                &[&contents[..length / 2], &contents[length / 2..]],
+            );
             let mut elements = Elements(&bytes);
             let read = elements.next().unwrap();
             assert_eq!(

@@ -109,7 +109,10 @@ impl Access {
             }
             Place::Archive { file, name } => {
                 let writer = ArchiveWriter::create(file, name.clone(), time).await?;
-                let tag = name.as_ref().and_then(|name| name.tag()).unwrap_or("latest");
+                let tag = name
+                    .as_ref()
+                    .and_then(|name| name.tag())
+                    .unwrap_or("latest");
                 Ok(Destination::archive(writer, Location::Tag(tag.into())))
             }
         }

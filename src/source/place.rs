@@ -102,7 +102,12 @@ mod tests {
             assert_eq!(text.parse::<Place>().unwrap().to_string(), printed);
         }
         let digest = format!("docker-archive:a:b@sha256:{}", "0".repeat(64));
-        for bad in ["docker-archive:", "docker-archive::a", "docker-archive:a:", &digest] {
+        for bad in [
+            "docker-archive:",
+            "docker-archive::a",
+            "docker-archive:a:",
+            &digest,
+        ] {
             assert!(bad.parse::<Place>().is_err(), "{bad}");
         }
     }

@@ -5,14 +5,15 @@
 
 use std::pin::pin;
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future::join};
 
 use super::{
+    attestation::{self, Attested, Wanted},
     evidence::{self, Candidate},
     grant::{Class, Evidence, Grant, Parts, Rule},
     identity::SignedIdentity,
-    key::PublicKey,
     policy::{Applied, Policy, Requirement},
+    signer::Signer,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -45,6 +46,19 @@ struct Resolved {
     index: Option<RawManifest>,
     manifest: RawManifest,
     parsed: Manifest,
+}
+
+// === impl Resolved ===
+
+impl Resolved {
+    /// What a signature or attestation may be about.
+    fn subjects(&self) -> Vec<RawManifest> {
+        [&self.manifest]
+            .into_iter()
+            .chain(self.index.as_ref())
+            .cloned()
+            .collect()
+    }
 }
 
 /// Reasons that a refusal prints; the rest is counted.
@@ -80,17 +94,49 @@ pub async fn admit(request: &Request<'_>) -> Result<Grant> {
             request.reference, rule.policy, rule.scope
         )));
     }
+    let by_digest = match request.reference {
+        Reference::Registry(reference) => reference.digest().is_some(),
+        Reference::Layout { name, .. } => matches!(name, Some(Location::Digest(_))),
+    };
+    if !by_digest
+        && request.expected_digest.is_none()
+        && demands(&applied, |r| matches!(r, Requirement::DigestPin))
+    {
+        return Err(Error::denied(format!(
+            "{}: policy {}, {}: {}: the reference has no digest",
+            request.reference,
+            rule.policy,
+            rule.scope,
+            Requirement::DigestPin
+        ))
+        .with_hint("ask for the image as NAME@sha256:..., or give --expected-digest"));
+    }
     let resolved = resolve(request)
         .await
         .map_err(|e| e.context(request.reference.to_string()))?;
-    let evidence = evaluate(request, &applied, &rule, &resolved).await?;
+    let encrypted = is_encrypted(&resolved.parsed);
+    if !encrypted && demands(&applied, |r| matches!(r, Requirement::Encrypted)) {
+        let message = format!(
+            "{}: {}",
+            unmet(request, &rule, &resolved),
+            plain_layers(&resolved.parsed)
+        );
+        return Err(Error::denied(message)
+            .with_hint("encrypt the image (nacre image convert --encrypt, or skopeo copy)"));
+    }
+    let subjects = resolved.subjects();
+    let (evidence, attestations) = join(
+        evaluate(request, &applied, &rule, &resolved),
+        attest(request, &applied, &rule, &resolved, &subjects),
+    )
+    .await;
+    let (evidence, attestations) = (evidence?, attestations?);
     if evidence.is_empty() {
         tracing::warn!(
             reference = %request.reference, policy = %rule.policy, scope = %rule.scope,
-            "admitted without a signature (insecureAcceptAnything)"
+            "admitted without a signature: the policy asks for none"
         );
     }
-    let encrypted = is_encrypted(&resolved.parsed);
     Ok(Grant::new(Parts {
         reference: request.reference.clone(),
         repository: request.repository.name(),
@@ -101,7 +147,34 @@ pub async fn admit(request: &Request<'_>) -> Result<Grant> {
         class: Class::of(encrypted, !evidence.is_empty()),
         rule,
         evidence,
+        attestations,
     }))
+}
+
+fn demands(applied: &Applied<'_>, what: impl Fn(&Requirement) -> bool) -> bool {
+    applied.requirements.iter().any(what)
+}
+
+/// Why an image does not count as encrypted.
+fn plain_layers(manifest: &Manifest) -> String {
+    let plain: Vec<&Descriptor> = manifest
+        .layers
+        .iter()
+        .filter(|layer| {
+            !media_type::layer_kind(&layer.media_type).is_some_and(|kind| kind.encrypted)
+        })
+        .collect();
+    match plain.first() {
+        Some(first) => format!(
+            "{}: {} of {} layers are not encrypted, the first is {} ({})",
+            Requirement::Encrypted,
+            plain.len(),
+            manifest.layers.len(),
+            first.digest,
+            first.media_type
+        ),
+        None => format!("{}: the image has no layer", Requirement::Encrypted),
+    }
 }
 
 /// Whether every layer (of at least one) is encrypted by its media type.
@@ -188,8 +261,10 @@ async fn fetch(repository: &dyn Repository, location: &Location) -> Result<RawMa
 
 /// A `sigstoreSigned` requirement and how it stands.
 struct Demand<'a> {
-    keys: &'a [PublicKey],
+    signer: &'a Signer,
     identity: &'a SignedIdentity,
+    /// The index that has to be signed itself.
+    index: Option<&'a Digest>,
     met: Option<Evidence>,
     reasons: Vec<String>,
 }
@@ -205,11 +280,23 @@ async fn evaluate(
     let mut demands: Vec<Demand<'_>> = Vec::new();
     for requirement in applied.requirements {
         match requirement {
-            Requirement::InsecureAcceptAnything => {}
+            // These are looked at elsewhere.
+            Requirement::InsecureAcceptAnything
+            | Requirement::Encrypted
+            | Requirement::DigestPin
+            | Requirement::Attestation(_) => {}
             Requirement::Reject => return Err(Error::internal("reject was not evaluated first")),
-            Requirement::SigstoreSigned { keys, identity } => demands.push(Demand {
-                keys,
+            Requirement::SigstoreSigned {
+                signer,
                 identity,
+                unsigned_index,
+            } => demands.push(Demand {
+                signer,
+                identity,
+                index: match (&resolved.index, unsigned_index) {
+                    (Some(index), false) => Some(&index.digest),
+                    _ => None,
+                },
                 met: None,
                 reasons: Vec::new(),
             }),
@@ -243,6 +330,67 @@ async fn evaluate(
     }
 }
 
+/// Looks for the attestations that are required; gives those that met them.
+async fn attest(
+    request: &Request<'_>,
+    applied: &Applied<'_>,
+    rule: &Rule,
+    resolved: &Resolved,
+    subjects: &[RawManifest],
+) -> Result<Vec<Attested>> {
+    let wanted: Vec<&Wanted> = applied
+        .requirements
+        .iter()
+        .filter_map(|requirement| match requirement {
+            Requirement::Attestation(wanted) => Some(&**wanted),
+            _ => None,
+        })
+        .collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let types: Vec<&str> = wanted.iter().map(|it| &*it.predicate_type).collect();
+    let (found, failure) = attestation::collect(request.repository, subjects, Some(&types)).await;
+    let mut met: Vec<Attested> = Vec::new();
+    for wanted in wanted {
+        let mut reasons = Vec::new();
+        let serves = found.iter().find_map(|it| match it.check(wanted) {
+            Ok(attested) => Some(attested),
+            Err(why) => {
+                reasons.push(why);
+                None
+            }
+        });
+        match (serves, &failure) {
+            (Some(attested), _) if met.contains(&attested) => {}
+            (Some(attested), _) => met.push(attested),
+            (None, Some(failure)) => {
+                return Err(Error::new(
+                    failure.kind(),
+                    format!(
+                        "{}: no attestation that was found serves, and not all could be looked \
+                         for: {failure}",
+                        unmet(request, rule, resolved)
+                    ),
+                ));
+            }
+            (None, None) => {
+                let mut message = format!("{}: {wanted}", unmet(request, rule, resolved));
+                message += match reasons.is_empty() {
+                    true => ": the image has none of this type",
+                    false => ": none of those found serves:",
+                };
+                say(&mut message, &reasons);
+                return Err(Error::denied(message).with_hint(
+                    "nacre verify --attestations (with a policy that admits the image) shows what \
+                     it has",
+                ));
+            }
+        }
+    }
+    Ok(met)
+}
+
 /// Looks in one place after the other until all demands are met. If one is not, and a place could
 /// not be asked, gives why.
 async fn look(
@@ -250,11 +398,7 @@ async fn look(
     resolved: &Resolved,
     demands: &mut [Demand<'_>],
 ) -> Option<Error> {
-    let subjects: Vec<RawManifest> = [&resolved.manifest]
-        .into_iter()
-        .chain(resolved.index.as_ref())
-        .cloned()
-        .collect();
+    let subjects = resolved.subjects();
     let mut places = pin!(evidence::places(
         request.repository,
         request.reference,
@@ -278,6 +422,9 @@ async fn look(
     failure
 }
 
+const ON_MANIFEST: &str =
+    "signs the platform's manifest, not the index (nacreAllowUnsignedIndex is false)";
+
 // === impl Demand ===
 
 impl Demand<'_> {
@@ -287,12 +434,37 @@ impl Demand<'_> {
             if self.met.is_some() {
                 return;
             }
-            match candidate.check(self.keys, self.identity, asked) {
+            match candidate.check(self.signer, self.identity, asked) {
+                Ok(evidence) if self.index.is_some_and(|it| *it != evidence.signed_digest) => {
+                    self.reasons.push(format!(
+                        "{} {}: {ON_MANIFEST}",
+                        evidence.kind, evidence.blob
+                    ));
+                }
                 Ok(evidence) => self.met = Some(evidence),
                 Err(why) => self.reasons.push(why),
             }
         }
     }
+}
+
+/// One line for each reason, up to a number.
+fn say(message: &mut String, reasons: &[String]) {
+    for reason in reasons.iter().take(MAX_REASONS) {
+        *message += &format!("\n  {reason}");
+    }
+    if reasons.len() > MAX_REASONS {
+        *message += &format!("\n  and {} more", reasons.len() - MAX_REASONS);
+    }
+}
+
+/// Names the image and the rule.
+fn unmet(request: &Request<'_>, rule: &Rule, resolved: &Resolved) -> String {
+    let mut message = format!("{}: {}", request.reference, resolved.manifest.digest);
+    if let Some(index) = &resolved.index {
+        message += &format!(" (from index {})", index.digest);
+    }
+    message + &format!(": policy {}, {}", rule.policy, rule.scope)
 }
 
 /// Names the image, the rule and what became of each signature.
@@ -303,21 +475,12 @@ fn refusal(
     identity: &SignedIdentity,
     reasons: &[String],
 ) -> Error {
-    let mut message = format!("{}: {}", request.reference, resolved.manifest.digest);
-    if let Some(index) = &resolved.index {
-        message += &format!(" (from index {})", index.digest);
-    }
-    message += &format!(": policy {}, {}: ", rule.policy, rule.scope);
+    let mut message = format!("{}: ", unmet(request, rule, resolved));
     if reasons.is_empty() {
         message += "a signature is required, and the image has none";
     } else {
         message += "a signature is required, and none of those found serves:";
-        for reason in reasons.iter().take(MAX_REASONS) {
-            message += &format!("\n  {reason}");
-        }
-        if reasons.len() > MAX_REASONS {
-            message += &format!("\n  and {} more", reasons.len() - MAX_REASONS);
-        }
+        say(&mut message, reasons);
     }
     let error = Error::new(Kind::Denied, message);
     if reasons.iter().any(|r| Candidate::is_nameless(r)) {

@@ -1,17 +1,18 @@
 //! Sigstore bundles: JSON documents that hold a signature and what is needed to check it, attached
 //! to an image as OCI referrers (cosign 3).
 //!
-//! Versions 0.1 to 0.3 are read. Only signatures by a key are taken from them; a bundle that is
-//! signed by a certificate is recognised and left to the keyless verifier. Unlike `cosign verify`,
-//! an attestation (an SBOM, provenance) never counts as a signature of the image: the statement
-//! must have cosign's own predicate type for signatures.
-
-use base64::Engine as _;
+//! Versions 0.1 to 0.3 are read. What is verified here is the signature by a key that the policy
+//! names, which is all that such a requirement asks; certificates, logs and timestamps are the
+//! matter of `sigstore`, and this module then says what was signed. Unlike `cosign verify`, an
+//! attestation (an SBOM, provenance) never counts as a signature of the image: the statement must
+//! have cosign's own predicate type for signatures.
 
 use super::{
+    attestation::statement::{Envelope, Statement},
     cosign::decode_base64,
     json::{self, Fault, Node},
     key::PublicKey,
+    sigstore,
 };
 use crate::oci::{Digest, RawManifest};
 
@@ -32,27 +33,18 @@ const MEDIA_TYPES: [&str; 4] = [
     "application/vnd.dev.sigstore.bundle+json;version=0.3",
     "application/vnd.dev.sigstore.bundle.v0.3+json",
 ];
-const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
-const STATEMENT_TYPES: [&str; 2] = [
-    "https://in-toto.io/Statement/v0.1",
-    "https://in-toto.io/Statement/v1",
-];
-/// Most signatures in one envelope and subjects in one statement that are looked at.
-const MAX_ITEMS: usize = 100;
-
-/// A parsed bundle that is signed by a key. Nothing in it has been verified.
+/// A parsed bundle. Nothing in it has been verified.
 #[derive(Clone, Debug)]
 pub(crate) struct Bundle {
+    bytes: Vec<u8>,
+    by_key: bool,
     content: Content,
 }
 
 #[derive(Clone, Debug)]
 enum Content {
     /// An in-toto statement in a DSSE envelope.
-    Envelope {
-        payload: Vec<u8>,
-        signatures: Vec<Vec<u8>>,
-    },
+    Envelope(Envelope),
     /// A signature over the manifest's bytes.
     Message { digest: Digest, signature: Vec<u8> },
 }
@@ -70,7 +62,7 @@ impl Bundle {
     /// Parses a bundle.
     ///
     /// # Errors
-    /// Why it cannot serve as a signature by a key.
+    /// Why it cannot serve as a signature.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let root = json::parse(bytes).map_err(|f| format!("bundle: {f}"))?;
         let media_type = field(&root, "mediaType")?;
@@ -78,21 +70,47 @@ impl Bundle {
             return Err(format!("bundle of unknown media type {media_type:?}"));
         }
         let material = want(&root, "verificationMaterial")?;
-        if material.get("publicKey").is_none() {
-            let what = ["certificate", "x509CertificateChain"]
-                .into_iter()
-                .find(|name| material.get(name).is_some());
-            return Err(match what {
-                Some(_) => "signed by a certificate (keyless), not by a key".into(),
-                None => "bundle names neither key nor certificate".into(),
-            });
+        let signers = ["publicKey", "certificate", "x509CertificateChain"];
+        if signers.iter().all(|name| material.get(name).is_none()) {
+            return Err("bundle names neither key nor certificate".into());
         }
         let content = match (root.get("dsseEnvelope"), root.get("messageSignature")) {
-            (Some(envelope), None) => Content::envelope(envelope)?,
+            (Some(envelope), None) => Content::Envelope(Envelope::of(envelope)?),
             (None, Some(message)) => Content::message(message)?,
             _ => return Err("bundle wants one of dsseEnvelope and messageSignature".into()),
         };
-        Ok(Self { content })
+        Ok(Self {
+            bytes: bytes.to_vec(),
+            by_key: material.get(signers[0]).is_some(),
+            content,
+        })
+    }
+
+    /// Whether it says that a key signed, not the holder of a certificate.
+    pub(crate) fn is_by_key(&self) -> bool {
+        self.by_key
+    }
+
+    /// The same, as the verifier of certificates and logs takes it.
+    ///
+    /// # Errors
+    /// What it cannot read.
+    pub(crate) fn sigstore(&self) -> Result<sigstore::Bundle, String> {
+        sigstore::Bundle::parse(&self.bytes)
+    }
+
+    /// What it says about `manifest`. The signature must have been verified.
+    ///
+    /// # Errors
+    /// Why it is no signature of it.
+    pub(crate) fn says(&self, manifest: &RawManifest) -> Result<Signed, String> {
+        match &self.content {
+            Content::Envelope(envelope) => signs(&envelope.statement()?, &manifest.digest),
+            Content::Message { digest, .. } if digest.matches(&manifest.bytes) => {
+                Ok(Signed { name: None })
+            }
+            Content::Message { digest, .. } => Err(format!("signs {digest}, not this manifest")),
+        }
     }
 
     /// Checks that `key` signed `manifest` here.
@@ -101,54 +119,27 @@ impl Bundle {
     /// Why not.
     pub(crate) fn verify(&self, key: &PublicKey, manifest: &RawManifest) -> Result<Signed, String> {
         match &self.content {
-            Content::Envelope {
-                payload,
-                signatures,
-            } => {
-                let signed = pre_authentication(PAYLOAD_TYPE, payload);
-                if !signatures.iter().any(|s| key.verifies(&signed, s)) {
+            Content::Envelope(envelope) => {
+                if !envelope.is_by(key) {
                     return Err("not signed by this key".into());
                 }
-                statement(payload, &manifest.digest)
             }
-            Content::Message { digest, signature } => {
-                if !digest.matches(&manifest.bytes) {
-                    return Err(format!("signs {digest}, not this manifest"));
-                }
+            Content::Message { signature, .. } => {
+                // What it is over comes first: nothing else tells a signature of another manifest
+                // from one by another key.
+                self.says(manifest)?;
                 if !key.verifies(&manifest.bytes, signature) {
                     return Err("not signed by this key".into());
                 }
-                Ok(Signed { name: None })
             }
         }
+        self.says(manifest)
     }
 }
 
 // === impl Content ===
 
 impl Content {
-    fn envelope(node: &Node) -> Result<Self, String> {
-        let payload_type = field(node, "payloadType")?;
-        if payload_type != PAYLOAD_TYPE {
-            return Err(format!(
-                "envelope of type {payload_type:?}, want {PAYLOAD_TYPE:?}"
-            ));
-        }
-        let signatures = want(node, "signatures")?.array().map_err(said)?;
-        if signatures.is_empty() || signatures.len() > MAX_ITEMS {
-            return Err(format!("envelope with {} signatures", signatures.len()));
-        }
-        Ok(Content::Envelope {
-            payload: base64::engine::general_purpose::STANDARD
-                .decode(field(node, "payload")?)
-                .map_err(|_| "envelope payload is not base64")?,
-            signatures: signatures
-                .iter()
-                .map(|s| decode_base64(field(s, "sig")?))
-                .collect::<Result<_, _>>()?,
-        })
-    }
-
     fn message(node: &Node) -> Result<Self, String> {
         let digest = want(node, "messageDigest")?;
         let algorithm = field(digest, "algorithm")?;
@@ -165,48 +156,15 @@ impl Content {
     }
 }
 
-/// DSSE's pre-authentication encoding: what is signed.
-fn pre_authentication(payload_type: &str, payload: &[u8]) -> Vec<u8> {
-    let mut signed = format!(
-        "DSSEv1 {} {payload_type} {} ",
-        payload_type.len(),
-        payload.len()
-    )
-    .into_bytes();
-    signed.extend_from_slice(payload);
-    signed
-}
-
 /// Reads a signed statement: it must sign an image, and this one.
-fn statement(payload: &[u8], manifest: &Digest) -> Result<Signed, String> {
-    let root = json::parse(payload).map_err(|f| format!("statement: {f}"))?;
-    let kind = field(&root, "_type")?;
-    if !STATEMENT_TYPES.contains(&kind) {
-        return Err(format!("statement of unknown type {kind:?}"));
-    }
-    let predicate = field(&root, "predicateType")?;
+fn signs(statement: &Statement, manifest: &Digest) -> Result<Signed, String> {
+    let predicate = &statement.predicate_type;
     if predicate != SIGN_PREDICATE {
         return Err(format!("attestation of type {predicate}, not a signature"));
     }
-    let subjects = want(&root, "subject")?.array().map_err(said)?;
-    if subjects.len() > MAX_ITEMS {
-        return Err(format!("statement with {} subjects", subjects.len()));
-    }
-    for subject in subjects {
-        let digest = want(subject, "digest")?.get(manifest.algorithm());
-        if let Some(digest) = digest
-            && digest.string().map_err(said)? == manifest.hex()
-        {
-            let name = subject.get("name").map(Node::string).transpose();
-            return Ok(Signed {
-                name: name
-                    .map_err(said)?
-                    .filter(|name| !name.is_empty())
-                    .map(ToOwned::to_owned),
-            });
-        }
-    }
-    Err("statement is about another digest".into())
+    Ok(Signed {
+        name: statement.about(manifest)?.map(ToOwned::to_owned),
+    })
 }
 
 fn want<'n>(node: &'n Node, key: &str) -> Result<&'n Node, String> {

@@ -10,9 +10,11 @@ use futures::{Stream, StreamExt, future::BoxFuture, stream};
 use super::{
     bundle::{self, Bundle},
     cosign,
-    grant::{Evidence, EvidenceKind},
+    grant::{CertifiedSigner, Evidence, EvidenceKind},
     identity::SignedIdentity,
     key::PublicKey,
+    signer::{Log, Signer},
+    sigstore::{Attached, Proof},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -37,8 +39,9 @@ enum Content {
     Simple {
         payload: Vec<u8>,
         signature: Vec<u8>,
+        attached: Box<Attached>,
     },
-    Bundle(Bundle),
+    Bundle(Box<Bundle>),
 }
 
 /// Most signatures of one manifest that are looked at, in the order in which they were attached
@@ -132,9 +135,15 @@ async fn signature_layer(
     layer: &Descriptor,
 ) -> Candidate {
     let content = match signature(layer) {
-        Ok(signature) => payload(repository, layer, expected)
-            .await
-            .map(|payload| Content::Simple { payload, signature }),
+        Ok(signature) => {
+            payload(repository, layer, expected)
+                .await
+                .map(|payload| Content::Simple {
+                    payload,
+                    signature,
+                    attached: Box::new(Attached::of(layer)),
+                })
+        }
         Err(why) => Err(Error::invalid(why)),
     };
     candidate(
@@ -267,7 +276,7 @@ async fn referrer(
     }
     let content = match read_verified(repository, layer, bundle::MAX_BUNDLE).await {
         Ok(bytes) => Bundle::parse(&bytes)
-            .map(Content::Bundle)
+            .map(|bundle| Content::Bundle(Box::new(bundle)))
             .map_err(Error::invalid),
         Err(error) => Err(error),
     };
@@ -293,7 +302,7 @@ impl Candidate {
     /// Why it does not serve, as one line.
     pub(super) fn check(
         &self,
-        keys: &[PublicKey],
+        signer: &Signer,
         identity: &SignedIdentity,
         asked: &Reference,
     ) -> Result<Evidence, String> {
@@ -301,44 +310,133 @@ impl Candidate {
             .content
             .as_ref()
             .map_err(|why| self.because(&why.to_string()))?;
-        let mut reasons: Vec<String> = Vec::new();
-        for key in keys {
-            match self.check_key(content, key, identity, asked) {
-                Ok(name) => {
-                    return Ok(Evidence {
-                        kind: self.kind,
-                        signed_digest: self.subject.digest.clone(),
-                        key: key.fingerprint().clone(),
-                        identity: name,
-                        blob: self.blob.clone(),
-                    });
-                }
-                Err(why) => reasons.push(format!("key {}: {why}", key.origin())),
-            }
-        }
-        Err(self.because(&reasons.join(", ")))
+        let proof = self
+            .proof(content, signer)
+            .map_err(|why| self.because(&why))?;
+        let name = self
+            .accepted(content, identity, asked)
+            .map_err(|why| self.because(&why))?;
+        Ok(Evidence {
+            kind: self.kind,
+            signed_digest: self.subject.digest.clone(),
+            key: Digest::sha256(&proof.key),
+            signer: proof.certificate.map(|claims| CertifiedSigner {
+                subject: claims.subject,
+                issuer: claims.issuer,
+            }),
+            signed_at: proof.time,
+            identity: name,
+            blob: self.blob.clone(),
+        })
     }
 
-    /// Whether `key` signed it, for this digest and an accepted name; gives the name.
-    fn check_key(
+    /// Whether `signer` made the signature; what it is about is not looked at yet.
+    fn proof(&self, content: &Content, signer: &Signer) -> Result<Proof, String> {
+        match signer {
+            Signer::Keys { keys, log } => {
+                let mut reasons: Vec<String> = Vec::new();
+                for key in keys {
+                    match self.proof_by_key(content, key, log.as_ref()) {
+                        Ok(proof) => return Ok(proof),
+                        Err(why) => reasons.push(format!("key {}: {why}", key.origin())),
+                    }
+                }
+                Err(reasons.join(", "))
+            }
+            Signer::Person { person, log } => match content {
+                Content::Simple {
+                    payload,
+                    signature,
+                    attached,
+                } => {
+                    let bundle = attached.message(payload, signature, false)?;
+                    let over = payload.as_slice();
+                    log.root
+                        .verify_person(&bundle, over, Some(person), log.rigour)
+                }
+                Content::Bundle(bundle) => {
+                    let over = self.subject.bytes.as_ref();
+                    let bundle = bundle.sigstore()?;
+                    log.root
+                        .verify_person(&bundle, over, Some(person), log.rigour_of_bundles())
+                }
+            },
+            Signer::Pki(pki) => match content {
+                Content::Simple {
+                    payload,
+                    signature,
+                    attached,
+                } => {
+                    let certificates = attached.certificates()?;
+                    let certificates: Vec<&[u8]> = certificates.iter().map(Vec::as_slice).collect();
+                    let (key, proof) = pki.verify(&certificates)?;
+                    match key.verifies(payload, signature) {
+                        true => Ok(proof),
+                        false => Err("not signed by the certificate's key".into()),
+                    }
+                }
+                Content::Bundle(bundle) => {
+                    let (key, proof) = pki.verify(&bundle.sigstore()?.certificates())?;
+                    bundle.verify(&key, &self.subject).map(|_| proof)
+                }
+            },
+        }
+    }
+
+    fn proof_by_key(
         &self,
         content: &Content,
         key: &PublicKey,
+        log: Option<&Log>,
+    ) -> Result<Proof, String> {
+        let over = match content {
+            Content::Simple {
+                payload, signature, ..
+            } => {
+                if !key.verifies(payload, signature) {
+                    return Err("not signed by this key".into());
+                }
+                payload.as_slice()
+            }
+            Content::Bundle(bundle) if bundle.is_by_key() => {
+                bundle.verify(key, &self.subject)?;
+                self.subject.bytes.as_ref()
+            }
+            Content::Bundle(_) => {
+                return Err("signed by a certificate (keyless), not by a key".into());
+            }
+        };
+        let Some(log) = log else {
+            return Ok(Proof::by_key(key));
+        };
+        let (bundle, rigour) = match content {
+            Content::Simple {
+                payload,
+                signature,
+                attached,
+            } => (attached.message(payload, signature, true)?, log.rigour),
+            Content::Bundle(bundle) => (bundle.sigstore()?, log.rigour_of_bundles()),
+        };
+        log.root.verify_key(&bundle, over, key.spki(), rigour)
+    }
+
+    /// Whether the signature, which has been verified, is for this digest and an accepted name;
+    /// gives the name.
+    fn accepted(
+        &self,
+        content: &Content,
         identity: &SignedIdentity,
         asked: &Reference,
     ) -> Result<Option<String>, String> {
         let name = match content {
-            Content::Simple { payload, signature } => {
-                if !key.verifies(payload, signature) {
-                    return Err("not signed by this key".into());
-                }
+            Content::Simple { payload, .. } => {
                 let payload = cosign::parse_payload(payload)?;
                 if payload.digest != self.subject.digest {
                     return Err(format!("signs {}, not this digest", payload.digest));
                 }
                 Some(payload.reference)
             }
-            Content::Bundle(bundle) => bundle.verify(key, &self.subject)?.name,
+            Content::Bundle(bundle) => bundle.says(&self.subject)?.name,
         };
         match (&name, identity) {
             (_, SignedIdentity::MatchDigest) => {}

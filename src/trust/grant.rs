@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use super::attestation::Attested;
 use crate::oci::{Digest, Manifest, Platform, Reference};
 
 /// Admits one manifest for one reference. Only [`admit`](super::admit) makes one.
@@ -34,6 +35,7 @@ pub(super) struct Parts {
     pub(super) class: Class,
     pub(super) rule: Rule,
     pub(super) evidence: Vec<Evidence>,
+    pub(super) attestations: Vec<Attested>,
 }
 
 /// Which of the four kinds of image was admitted.
@@ -73,10 +75,25 @@ pub struct Evidence {
     pub signed_digest: Digest,
     /// SHA-256 of the public key (DER SubjectPublicKeyInfo) that verified it.
     pub key: Digest,
+    /// Whose certificate holds the key; `None` if the policy names the key itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signer: Option<CertifiedSigner>,
+    /// When it was signed, in seconds since 1970, by the word of a log or a timestamp authority.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed_at: Option<i64>,
     /// The image name that the signature carries; `None` if it carries none.
     pub identity: Option<String>,
     /// Digest of the blob that is or holds the signature.
     pub blob: Digest,
+}
+
+/// Who signed, as the certificate says that an authority of the policy vouches for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CertifiedSigner {
+    /// E-mail address, URI or host.
+    pub subject: String,
+    /// The OpenID Connect issuer that vouched for the subject, if one did.
+    pub issuer: Option<String>,
 }
 
 /// Kind of an [`Evidence`].
@@ -155,6 +172,12 @@ impl Grant {
     pub fn evidence(&self) -> &[Evidence] {
         &self.0.evidence
     }
+
+    /// The attestations that met the requirements; empty if none was demanded.
+    #[must_use]
+    pub fn attestations(&self) -> &[Attested] {
+        &self.0.attestations
+    }
 }
 
 impl fmt::Display for Grant {
@@ -180,6 +203,9 @@ impl fmt::Display for Grant {
         for evidence in &self.0.evidence {
             write!(f, "\nevidence    {evidence}")?;
         }
+        for attested in &self.0.attestations {
+            write!(f, "\nattested    {attested}")?;
+        }
         Ok(())
     }
 }
@@ -196,6 +222,8 @@ impl Serialize for Grant {
             class: Class,
             rule: &'a Rule,
             evidence: &'a [Evidence],
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            attestations: &'a [Attested],
         }
         Printed {
             reference: self.0.reference.to_string(),
@@ -206,6 +234,7 @@ impl Serialize for Grant {
             class: self.0.class,
             rule: &self.0.rule,
             evidence: &self.0.evidence,
+            attestations: &self.0.attestations,
         }
         .serialize(serializer)
     }
@@ -268,9 +297,23 @@ impl fmt::Display for Evidence {
         let name = self.identity.as_deref().unwrap_or("no name");
         write!(
             f,
-            "{} {} signs {} for {name} by key {}",
-            self.kind, self.blob, self.signed_digest, self.key
-        )
+            "{} {} signs {} for {name} by ",
+            self.kind, self.blob, self.signed_digest
+        )?;
+        match &self.signer {
+            Some(signer) => signer.fmt(f),
+            None => write!(f, "key {}", self.key),
+        }
+    }
+}
+
+impl fmt::Display for CertifiedSigner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.subject)?;
+        match &self.issuer {
+            Some(issuer) => write!(f, " of {issuer}"),
+            None => Ok(()),
+        }
     }
 }
 

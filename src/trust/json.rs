@@ -25,7 +25,7 @@ pub(crate) struct Node {
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
     Null,
-    Bool,
+    Bool(bool),
     Number,
     String(String),
     Array(Vec<Node>),
@@ -107,6 +107,14 @@ impl Node {
         }
     }
 
+    /// The truth value, if this is one.
+    pub(crate) fn boolean(&self) -> Result<bool, Fault> {
+        match &self.value {
+            Value::Bool(it) => Ok(*it),
+            other => Err(self.fault(format!("want a boolean, have {}", other.kind()))),
+        }
+    }
+
     /// The value of `key`; `None` if it is missing or this is not an object.
     pub(crate) fn get(&self, key: &str) -> Option<&Node> {
         match &self.value {
@@ -152,7 +160,7 @@ impl Value {
     fn kind(&self) -> &'static str {
         match self {
             Value::Null => "null",
-            Value::Bool => "a boolean",
+            Value::Bool(_) => "a boolean",
             Value::Number => "a number",
             Value::String(_) => "a string",
             Value::Array(_) => "an array",
@@ -187,8 +195,8 @@ impl Reader<'_> {
             Some(b'{') => self.object(depth)?,
             Some(b'[') => self.array(depth)?,
             Some(b'"') => Value::String(self.string()?),
-            Some(b't') => self.word("true", Value::Bool)?,
-            Some(b'f') => self.word("false", Value::Bool)?,
+            Some(b't') => self.word("true", Value::Bool(true))?,
+            Some(b'f') => self.word("false", Value::Bool(false))?,
             Some(b'n') => self.word("null", Value::Null)?,
             Some(b'-' | b'0'..=b'9') => self.number()?,
             Some(_) => return Err(self.fault("want a value")),

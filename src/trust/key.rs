@@ -20,6 +20,7 @@ use crate::{
 pub struct PublicKey {
     kind: KeyKind,
     verifiers: Vec<ParsedPublicKey>,
+    spki: Vec<u8>,
     fingerprint: Digest,
     origin: String,
 }
@@ -103,7 +104,11 @@ impl PublicKey {
         Self::from_spki(&der, origin)
     }
 
-    fn from_spki(der: &[u8], origin: String) -> Result<Self> {
+    /// Reads one DER SubjectPublicKeyInfo.
+    ///
+    /// # Errors
+    /// As [`from_pem`](Self::from_pem).
+    pub(crate) fn from_spki(der: &[u8], origin: String) -> Result<Self> {
         let kind = kind_of(der).ok_or_else(|| {
             Error::new(
                 crate::Kind::Unsupported,
@@ -124,6 +129,7 @@ impl PublicKey {
         Ok(Self {
             kind,
             verifiers,
+            spki: der.to_vec(),
             fingerprint: Digest::sha256(der),
             origin,
         })
@@ -135,6 +141,11 @@ impl PublicKey {
         self.verifiers
             .iter()
             .any(|key| key.verify_sig(message, signature).is_ok())
+    }
+
+    /// The DER SubjectPublicKeyInfo.
+    pub(crate) fn spki(&self) -> &[u8] {
+        &self.spki
     }
 
     /// SHA-256 of the DER SubjectPublicKeyInfo.

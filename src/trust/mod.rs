@@ -3,15 +3,16 @@
 //! [`admit`] resolves a reference, evaluates the [`Policy`] on it and returns a [`Grant`], the only
 //! thing that opens the way to an image's layers. A policy is a list of requirements by scope
 //! (`policy`, `scope`); a requirement is met by evidence (`evidence`), which is a signature in one
-//! of the forms `cosign` and `bundle` read, verified by a `key` and speaking for an accepted
-//! `identity`.
+//! of the forms `cosign` and `bundle` read, by whom the requirement names (`signer`: a `key`, or
+//! the holder of a certificate by way of `sigstore`) and speaking for an accepted `identity`, or an
+//! `attestation`.
 //!
-//! A further requirement (GPG simple signing, keyless signatures, attestations) is a variant of
-//! [`Requirement`] with its parser in `policy::parse`, a module beside `cosign` and `bundle` that
-//! reads its form, and an arm in `evidence` that holds the one against the other. Until then the
-//! policy parser refuses its words by name.
+//! A further requirement is a variant of [`Requirement`] with its parser in `policy::parse`, a
+//! module beside `cosign` and `bundle` that reads its form, and an arm in `evidence` that holds the
+//! one against the other. Until then the policy parser refuses its words by name.
 
 mod admit;
+mod attestation;
 pub(crate) mod bundle;
 pub(crate) mod cosign;
 mod evidence;
@@ -21,13 +22,19 @@ mod json;
 pub(crate) mod key;
 mod policy;
 mod scope;
+mod signer;
+pub mod sigstore;
 #[cfg(test)]
 mod tests;
 
 pub use self::{
     admit::{Request, admit},
-    grant::{Class, Evidence, EvidenceKind, Grant, Rule},
+    attestation::{
+        AttestationReport, Attested, Origins, Provenance, Standing, Wanted, attestations,
+    },
+    grant::{CertifiedSigner, Class, Evidence, EvidenceKind, Grant, Rule},
     identity::{Name, SignedIdentity},
     key::{KeyKind, PublicKey},
     policy::{Origin, Policy, PolicyReport, Requirement, default_policy_paths},
+    signer::{Log, Signer},
 };

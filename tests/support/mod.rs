@@ -18,6 +18,7 @@ pub mod registry;
 mod registry_http;
 pub mod samples;
 pub mod serve;
+pub mod sigstore;
 pub mod token_server;
 pub mod toy;
 pub mod tree_compare;

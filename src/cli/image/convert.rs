@@ -72,19 +72,18 @@ impl Convert {
             ..convert::Options::new(format, std::env::temp_dir())
         };
         let bar = output.progress("converting");
-        let report =
-            convert::convert(
-                &*from,
-                &location,
-                &*to.writer,
-                &to.location,
-                &options,
-                &|step| match step {
-                    Progress::Layer { layer, .. } => bar.inc_length(layer.size),
-                    Progress::Read(bytes) => bar.inc(bytes),
-                },
-            )
-            .await?;
+        let report = convert::convert(
+            &*from,
+            &location,
+            &*to.writer,
+            &to.location,
+            &options,
+            &|step| match step {
+                Progress::Layer { layer, .. } => bar.inc_length(layer.size),
+                Progress::Read(bytes) => bar.inc(bytes),
+            },
+        )
+        .await?;
         to.commit().await?;
         bar.finish_and_clear();
         output.result(&report, || text(&self, &report))

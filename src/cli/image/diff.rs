@@ -41,9 +41,7 @@ impl Diff {
         let [first, second] = &opened.images;
         let view = |image: &'_ crate::cli::args::Named| {
             let (opener, image) = (&opened.opener, image.clone());
-            async move {
-                diff::view(opener, &image.reference, &image.repository, &image.location).await
-            }
+            async move { diff::view(opener, &image.reference, &image.repository, &image.location).await }
         };
         let (first, second) = tokio::try_join!(view(first), view(second))?;
         let difference = diff::diff(&first, &second, &opened.opener, !self.ignore_times).await?;
@@ -85,7 +83,10 @@ fn told(entry: &Entry) -> String {
         "file" => format!(" {}", bytes(entry.size)),
         _ => String::new(),
     };
-    format!("{} {} {}:{}{size}", entry.kind, entry.mode, entry.uid, entry.gid)
+    format!(
+        "{} {} {}:{}{size}",
+        entry.kind, entry.mode, entry.uid, entry.gid
+    )
 }
 
 fn changed(field: &Field) -> String {

@@ -33,25 +33,25 @@ pub(super) async fn ask(
         Operation::Unwrap => client.un_wrap_key(input).await,
     };
     let reply = reply.map_err(|status| {
-            let kind = match status.code() {
-                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => {
-                    Kind::Unavailable
-                }
-                Code::Unimplemented => Kind::Unsupported,
-                // What tonic says of a message over the limit or malformed.
-                Code::OutOfRange | Code::DataLoss => Kind::Invalid,
-                _ => Kind::Denied,
-            };
-            Error::new(
-                kind,
-                format!(
-                    "{}: {:?}: {}",
-                    server(),
-                    status.code(),
-                    told(status.message())
-                ),
-            )
-        })?;
+        let kind = match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => {
+                Kind::Unavailable
+            }
+            Code::Unimplemented => Kind::Unsupported,
+            // What tonic says of a message over the limit or malformed.
+            Code::OutOfRange | Code::DataLoss => Kind::Invalid,
+            _ => Kind::Denied,
+        };
+        Error::new(
+            kind,
+            format!(
+                "{}: {:?}: {}",
+                server(),
+                status.code(),
+                told(status.message())
+            ),
+        )
+    })?;
     Ok(Zeroizing::new(
         reply.into_inner().key_provider_key_wrap_protocol_output,
     ))

@@ -227,6 +227,9 @@ mod tests {
         point[40] ^= 1;
         let error = seal(&[key], b"x").unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid);
-        assert!(error.to_string().contains("not a point of P-256"), "{error}");
+        assert!(
+            error.to_string().contains("not a point of P-256"),
+            "{error}"
+        );
     }
 }

@@ -11,9 +11,7 @@ use crate::{
     error::{Error, Result},
     ocicrypt::{
         random::random,
-        tlv::{
-            CONTEXT_0, INTEGER, NULL, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET, element,
-        },
+        tlv::{CONTEXT_0, INTEGER, NULL, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET, element},
     },
 };
 

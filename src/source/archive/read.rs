@@ -133,8 +133,8 @@ fn open(path: &Path, name: Option<&RegistryReference>) -> Result<Archive> {
     }
     let entries = entries(&mut file)?;
     let items = document(&file, &entries, MANIFEST)?;
-    let items: Vec<Item> = serde_json::from_slice(&items)
-        .map_err(|e| Error::invalid(format!("{MANIFEST}: {e}")))?;
+    let items: Vec<Item> =
+        serde_json::from_slice(&items).map_err(|e| Error::invalid(format!("{MANIFEST}: {e}")))?;
     let item = choose(&items, name)?;
     if item.layers.len() > MAX_LAYERS {
         return Err(Error::invalid(format!("over {MAX_LAYERS} layers")));
@@ -206,7 +206,9 @@ fn entries(file: &mut File) -> Result<HashMap<String, Entry>> {
             let start = entry.raw_file_position();
             let end = start.saturating_add(entry.size());
             if end > length {
-                return Err(Error::corrupt(format!("{name}: the archive ends before it")));
+                return Err(Error::corrupt(format!(
+                    "{name}: the archive ends before it"
+                )));
             }
             Entry::At(start..end)
         } else if kind.is_symlink() {
@@ -276,23 +278,27 @@ fn choose<'a>(items: &'a [Item], name: Option<&RegistryReference>) -> Result<&'a
     let tags = |item: &'a Item| item.repo_tags.as_deref().unwrap_or_default();
     let names = || {
         let all: Vec<&str> = items.iter().flat_map(tags).map(String::as_str).collect();
-        if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+        if all.is_empty() {
+            "none".to_owned()
+        } else {
+            all.join(", ")
+        }
     };
     match (name, items) {
         (_, []) => Err(Error::not_found("no image in it")),
         (None, [only]) => Ok(only),
-        (None, _) => Err(Error::invalid(format!(
-            "{} images in it: {}",
-            items.len(),
-            names()
-        ))
-        .with_hint("name one: docker-archive:FILE:REFERENCE")),
+        (None, _) => Err(
+            Error::invalid(format!("{} images in it: {}", items.len(), names()))
+                .with_hint("name one: docker-archive:FILE:REFERENCE"),
+        ),
         (Some(name), _) => items
             .iter()
-            .find(|item| tags(item).iter().any(|tag| tag.parse().ok().as_ref() == Some(name)))
-            .ok_or_else(|| {
-                Error::not_found(format!("no image {name} in it; it has {}", names()))
-            }),
+            .find(|item| {
+                tags(item)
+                    .iter()
+                    .any(|tag| tag.parse().ok().as_ref() == Some(name))
+            })
+            .ok_or_else(|| Error::not_found(format!("no image {name} in it; it has {}", names()))),
     }
 }
 

@@ -66,7 +66,10 @@ async fn write(place: &str, time: u64) -> crate::Result<()> {
         destination.writer.put_blob(&descriptor, content).await?;
     }
     let location = destination.location.clone();
-    destination.writer.put_manifest(&location, &manifest).await?;
+    destination
+        .writer
+        .put_manifest(&location, &manifest)
+        .await?;
     destination.commit().await
 }
 
@@ -101,7 +104,9 @@ async fn what_is_written_reads_back_and_is_always_the_same() {
             assert_eq!(bytes, layer(seed));
         }
         let (_, blobs) = image(None);
-        let config = read_verified(&*archive, &manifest.config, 1 << 20).await.unwrap();
+        let config = read_verified(&*archive, &manifest.config, 1 << 20)
+            .await
+            .unwrap();
         assert_eq!(config, blobs[4].1);
     }
     let leftovers = std::fs::read_dir(directory.path()).unwrap().count();
@@ -116,7 +121,11 @@ async fn nothing_is_there_of_what_failed() {
         .unwrap();
     let put = async |descriptor: Descriptor, content: BlobContent| {
         let destination = Access::default().destination(&place, 0).await.unwrap();
-        destination.writer.put_blob(&descriptor, content).await.unwrap_err()
+        destination
+            .writer
+            .put_blob(&descriptor, content)
+            .await
+            .unwrap_err()
     };
     let packed = Bytes::from(gzip(&layer(1)));
     let cut = packed.slice(..packed.len() / 2);
@@ -141,7 +150,11 @@ async fn nothing_is_there_of_what_failed() {
     let (manifest, blobs) = image(Some(wrong));
     for (descriptor, bytes) in blobs {
         let content = BlobContent::Bytes(bytes);
-        destination.writer.put_blob(&descriptor, content).await.unwrap();
+        destination
+            .writer
+            .put_blob(&descriptor, content)
+            .await
+            .unwrap();
     }
     let location = Location::Tag("latest".into());
     let error = destination
@@ -156,7 +169,10 @@ async fn nothing_is_there_of_what_failed() {
     );
     let error = destination.writer.put_manifest(&location, &index).await;
     assert_eq!(error.unwrap_err().kind(), Kind::Unsupported);
-    assert_eq!(destination.commit().await.unwrap_err().kind(), Kind::Internal);
+    assert_eq!(
+        destination.commit().await.unwrap_err().kind(),
+        Kind::Internal
+    );
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
@@ -202,7 +218,9 @@ async fn archives_as_others_write_them() {
     let path = directory.path().join("a.tar");
     let open = async |bytes: Vec<u8>, name: &str| {
         std::fs::write(&path, bytes).unwrap();
-        let place: Place = format!("docker-archive:{}{name}", path.display()).parse().unwrap();
+        let place: Place = format!("docker-archive:{}{name}", path.display())
+            .parse()
+            .unwrap();
         Access::default().open_place(&place).await
     };
     let (archive, location) = open(tar(&good), ":app:1").await.unwrap();
@@ -210,8 +228,15 @@ async fn archives_as_others_write_them() {
     else {
         panic!("an image")
     };
-    let kinds: Vec<&str> = manifest.layers.iter().map(|it| &it.media_type[..]).collect();
-    assert_eq!(kinds, [media_type::OCI_LAYER_TAR, media_type::OCI_LAYER_GZIP]);
+    let kinds: Vec<&str> = manifest
+        .layers
+        .iter()
+        .map(|it| &it.media_type[..])
+        .collect();
+    assert_eq!(
+        kinds,
+        [media_type::OCI_LAYER_TAR, media_type::OCI_LAYER_GZIP]
+    );
     let read = read_verified(&*archive, &manifest.layers[1], 1 << 20).await;
     assert_eq!(read.unwrap(), second);
 
@@ -237,8 +262,18 @@ async fn archives_as_others_write_them() {
             "the configuration says",
         ),
         (replaced("c.json", b"{}"), ":app:1", Kind::Invalid, "c.json"),
-        (replaced("manifest.json", b"{}"), "", Kind::Invalid, "manifest.json"),
-        (replaced("manifest.json", b"[]"), "", Kind::NotFound, "no image"),
+        (
+            replaced("manifest.json", b"{}"),
+            "",
+            Kind::Invalid,
+            "manifest.json",
+        ),
+        (
+            replaced("manifest.json", b"[]"),
+            "",
+            Kind::NotFound,
+            "no image",
+        ),
         (
             replaced("y/layer.tar->", b"layer.tar"),
             ":app:1",

@@ -155,7 +155,9 @@ impl ArchiveWriter {
                 "{}: an archive cannot hold encrypted layers",
                 said(&self.path)
             ))
-            .with_hint("decrypt into it (nacre image decrypt), or copy to a layout (oci:DIRECTORY)"));
+            .with_hint(
+                "decrypt into it (nacre image decrypt), or copy to a layout (oci:DIRECTORY)",
+            ));
         }
         let (sender, pieces) = mpsc::channel(WAITING);
         let (digest, path) = (descriptor.digest.clone(), self.path.clone());
@@ -406,9 +408,11 @@ impl State {
     /// Writes what names the rest.
     fn finish(&mut self, manifest: &Manifest, name: Option<&RegistryReference>) -> Result<()> {
         let config = &manifest.config.digest;
-        let bytes = self.others.get(config).cloned().ok_or_else(|| {
-            Error::internal(format!("configuration {config} was not stored"))
-        })?;
+        let bytes = self
+            .others
+            .get(config)
+            .cloned()
+            .ok_or_else(|| Error::internal(format!("configuration {config} was not stored")))?;
         let parsed: ImageConfig = serde_json::from_slice(&bytes)
             .map_err(|e| Error::invalid(format!("configuration {config}: {e}")))?;
         let mut layers = Vec::new();
@@ -436,8 +440,8 @@ impl State {
             layers,
         };
         self.append(&item.config, &bytes)?;
-        let items = serde_json::to_vec(&[item])
-            .map_err(|e| Error::internal(MANIFEST).with_source(e))?;
+        let items =
+            serde_json::to_vec(&[item]).map_err(|e| Error::internal(MANIFEST).with_source(e))?;
         self.append(MANIFEST, &items)?;
         self.file
             .write_all(&[0; 2 * BLOCK])

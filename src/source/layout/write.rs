@@ -172,7 +172,9 @@ async fn put_stream(root: PathBuf, descriptor: Descriptor, source: &dyn BlobSour
     }
     let found = hasher.finish();
     if found != descriptor.digest {
-        return Err(Error::corrupt(format!("{what}: its bytes have digest {found}")));
+        return Err(Error::corrupt(format!(
+            "{what}: its bytes have digest {found}"
+        )));
     }
     let path = blob_path(&root, &descriptor.digest);
     blocking(move || temporary.become_file(&path).map_err(|e| Error::io(what, e))).await

@@ -3,9 +3,9 @@
 //! The format is containers-policy.json(5). There is no default policy in the code and no
 //! `Default`: without a file, nothing is admitted.
 //!
-//! What is read from it: `insecureAcceptAnything`, `reject`, and `sigstoreSigned` with keys. Known
-//! words beyond that (`signedBy`, `fulcio`, `pki`, `rekorPublicKey...`) are refused when the file
-//! is loaded, so that no demand of a policy is ever dropped in silence.
+//! What is read from it: `insecureAcceptAnything`, `reject`, `sigstoreSigned` whole, and what nacre
+//! adds, under names that begin with `nacre`. Known words beyond that (`signedBy`) are refused when
+//! the file is loaded, so that no demand of a policy is ever dropped in silence.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{identity::SignedIdentity, key::PublicKey, scope};
+use super::{attestation::Wanted, identity::SignedIdentity, scope, signer::Signer};
 use crate::{
     error::{Error, Kind, Result},
     oci::Reference,
@@ -21,6 +21,7 @@ use crate::{
 
 mod parse;
 mod report;
+mod signers;
 #[cfg(test)]
 mod tests;
 
@@ -50,13 +51,21 @@ pub enum Requirement {
     InsecureAcceptAnything,
     /// Refuses without a look.
     Reject,
-    /// A sigstore signature by one of the keys, for an accepted name.
+    /// A sigstore signature for an accepted name.
     SigstoreSigned {
-        /// Any of them will do.
-        keys: Vec<PublicKey>,
+        /// Who must have made it.
+        signer: Signer,
         /// Which name the signature must carry.
         identity: SignedIdentity,
+        /// Whether a signature on the platform's manifest is good where an index was named.
+        unsigned_index: bool,
     },
+    /// An attestation.
+    Attestation(Box<Wanted>),
+    /// Every layer must be encrypted.
+    Encrypted,
+    /// The image must have been asked for by digest.
+    DigestPin,
 }
 
 /// The requirements that apply to a reference, and why these.
@@ -192,19 +201,36 @@ impl fmt::Display for Origin {
 
 // === impl Requirement ===
 
+impl Requirement {
+    /// Who has to have signed something, if anybody has.
+    pub(crate) fn signer(&self) -> Option<&Signer> {
+        match self {
+            Requirement::SigstoreSigned { signer, .. } => Some(signer),
+            Requirement::Attestation(wanted) => Some(&wanted.signer),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Requirement::InsecureAcceptAnything => f.write_str("insecureAcceptAnything"),
             Requirement::Reject => f.write_str("reject"),
-            Requirement::SigstoreSigned { keys, identity } => {
-                f.write_str("sigstoreSigned by ")?;
-                for (n, key) in keys.iter().enumerate() {
-                    let separator = if n == 0 { "" } else { " or " };
-                    write!(f, "{separator}{} ({})", key.fingerprint(), key.origin())?;
+            Requirement::SigstoreSigned {
+                signer,
+                identity,
+                unsigned_index,
+            } => {
+                write!(f, "sigstoreSigned by {signer}, signedIdentity {identity}")?;
+                match unsigned_index {
+                    true => Ok(()),
+                    false => f.write_str(", on the index"),
                 }
-                write!(f, ", signedIdentity {identity}")
             }
+            Requirement::Attestation(wanted) => wanted.fmt(f),
+            Requirement::Encrypted => f.write_str("nacreRequireEncrypted"),
+            Requirement::DigestPin => f.write_str("nacreRequireDigestPin"),
         }
     }
 }

@@ -1,39 +1,22 @@
 //! From a policy file's bytes to a [`Policy`], refusing whatever it does not know.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
-use base64::Engine as _;
-
-use super::{Origin, Policy, Requirement, read_capped};
+use super::{Origin, Policy, Requirement, signers};
 use crate::{
     error::{Error, Kind, Result},
     trust::{
+        attestation::{Origins, V0_2, V1, Wanted},
         identity::{Name, SignedIdentity},
         json::{self, Fault, Node},
-        key::{MAX_KEY, PublicKey},
         scope,
     },
 };
 
-/// Most keys in one requirement: each signature is tried with each of them.
-const MAX_KEYS: usize = 64;
+/// Whether an image may be taken from an index that is not signed itself.
+const ALLOW_UNSIGNED_INDEX: &str = "nacreAllowUnsignedIndex";
 
-const KEY_FIELDS: [&str; 4] = ["keyPath", "keyPaths", "keyData", "keyDatas"];
-
-/// Fields of `sigstoreSigned` that containers-policy.json(5) has and nacre does not check.
-const UNCHECKED_FIELDS: [&str; 6] = [
-    "fulcio",
-    "pki",
-    "rekorPublicKeyPath",
-    "rekorPublicKeyPaths",
-    "rekorPublicKeyData",
-    "rekorPublicKeyDatas",
-];
-
-struct File<'a>(&'a Path);
+pub(super) struct File<'a>(pub(super) &'a Path);
 
 pub(super) fn policy(bytes: &[u8], path: &Path) -> Result<Policy> {
     let file = File(path);
@@ -90,6 +73,15 @@ impl File<'_> {
                 Ok(Requirement::Reject)
             }
             "sigstoreSigned" => self.sigstore_signed(node),
+            "nacreRequireAttestation" => self.attestation(node),
+            "nacreRequireEncrypted" => {
+                self.only(node, &["type"])?;
+                Ok(Requirement::Encrypted)
+            }
+            "nacreRequireDigestPin" => {
+                self.only(node, &["type"])?;
+                Ok(Requirement::DigestPin)
+            }
             "signedBy" => Err(self.unsupported(
                 node,
                 "requirement signedBy (GPG simple signing) is not checked by this nacre",
@@ -106,97 +98,54 @@ impl File<'_> {
     }
 
     fn sigstore_signed(&self, node: &Node) -> Result<Requirement> {
-        let known: Vec<&str> = ["type", "signedIdentity"]
+        let known: Vec<&str> = ["type", "signedIdentity", ALLOW_UNSIGNED_INDEX]
             .into_iter()
-            .chain(KEY_FIELDS)
-            .chain(UNCHECKED_FIELDS)
+            .chain(signers::fields())
             .collect();
         self.only(node, &known)?;
-        for member in self.object(node)? {
-            if UNCHECKED_FIELDS.contains(&member.key.as_str()) {
-                return Err(self.unsupported_at(&Fault {
-                    at: member.at,
-                    reason: format!(
-                        "sigstoreSigned with {:?} is not checked by this nacre, only keys are",
-                        member.key
-                    ),
-                }));
-            }
-        }
-        let given: Vec<&str> = KEY_FIELDS
-            .into_iter()
-            .filter(|field| node.get(field).is_some())
-            .collect();
-        let [field] = given[..] else {
-            let found = match given.as_slice() {
-                [] => "none".to_owned(),
-                several => several.join(" and "),
-            };
-            return Err(self.invalid(node.fault(format!(
-                "want exactly one of {}, have {found}",
-                KEY_FIELDS.join(", ")
-            ))));
-        };
-        let keys = self.keys(field, self.want(node, field)?)?;
+        let signer = self.signer(node)?;
         let identity = match node.get("signedIdentity") {
             Some(identity) => self.identity(identity)?,
             None => SignedIdentity::MatchRepoDigestOrExact,
         };
-        Ok(Requirement::SigstoreSigned { keys, identity })
+        let unsigned_index = match node.get(ALLOW_UNSIGNED_INDEX) {
+            Some(_) => self.flag(node, ALLOW_UNSIGNED_INDEX)?,
+            None => true,
+        };
+        Ok(Requirement::SigstoreSigned {
+            signer,
+            identity,
+            unsigned_index,
+        })
     }
 
-    fn keys(&self, field: &str, node: &Node) -> Result<Vec<PublicKey>> {
-        let items = match field {
-            "keyPath" | "keyData" => std::slice::from_ref(node),
-            _ => node.array().map_err(|f| self.invalid(f))?,
+    fn attestation(&self, node: &Node) -> Result<Requirement> {
+        const ORIGINS: [&str; 3] = ["builder", "source", "ref"];
+        let known: Vec<&str> = ["type", "predicateType", "signer"]
+            .into_iter()
+            .chain(ORIGINS)
+            .collect();
+        self.only(node, &known)?;
+        let signer = self.want(node, "signer")?;
+        self.only(signer, &signers::fields().collect::<Vec<_>>())?;
+        let predicate_type = self.text(node, "predicateType")?;
+        let [builder, source, reference] =
+            ORIGINS.map(|field| node.get(field).map(|_| self.text(node, field)).transpose());
+        let origins = Origins {
+            builder: builder?,
+            source: source?,
+            reference: reference?,
         };
-        if items.is_empty() || items.len() > MAX_KEYS {
-            return Err(self.invalid(node.fault(format!(
-                "{field} has {} entries, want 1 to {MAX_KEYS}",
-                items.len()
+        if origins != Origins::default() && ![V0_2, V1].contains(&predicate_type.as_str()) {
+            return Err(self.invalid(self.want(node, "predicateType")?.fault(format!(
+                "builder, source and ref are in provenance only; predicateType wants {V1} or {V0_2}"
             ))));
         }
-        items
-            .iter()
-            .map(|item| {
-                let text = self.string(item)?;
-                match field {
-                    "keyPath" | "keyPaths" => self.key_file(item, text),
-                    _ => self.key_data(item, text),
-                }
-            })
-            .collect()
-    }
-
-    fn key_file(&self, node: &Node, path: &str) -> Result<PublicKey> {
-        if path.is_empty() {
-            return Err(self.invalid(node.fault("an empty key path")));
-        }
-        let path = PathBuf::from(path);
-        let name = path.display().to_string();
-        let pem =
-            read_capped(&path, MAX_KEY).map_err(|e| e.context(self.place(node, "key file")))?;
-        PublicKey::from_pem(&pem, name).map_err(|e| e.context(self.place(node, "key file")))
-    }
-
-    /// The format says base64 of a PEM file; image-rs takes the PEM text itself, so both are read.
-    fn key_data(&self, node: &Node, data: &str) -> Result<PublicKey> {
-        let origin = format!("line {}", node.at.line);
-        let pem = if data.trim_start().starts_with("-----BEGIN ") {
-            data.as_bytes().to_vec()
-        } else {
-            base64::engine::general_purpose::STANDARD
-                .decode(data)
-                .map_err(|_| {
-                    self.invalid(
-                        node.fault("key data is neither base64 of a PEM file nor PEM text"),
-                    )
-                })?
-        };
-        if pem.len() as u64 > MAX_KEY {
-            return Err(self.invalid(node.fault(format!("key data larger than {MAX_KEY} bytes"))));
-        }
-        PublicKey::from_pem(&pem, origin).map_err(|e| e.context(self.place(node, "key data")))
+        Ok(Requirement::Attestation(Box::new(Wanted {
+            predicate_type,
+            origins,
+            signer: self.signer(signer)?,
+        })))
     }
 
     fn identity(&self, node: &Node) -> Result<SignedIdentity> {
@@ -266,11 +215,11 @@ impl File<'_> {
         self.string(self.want(node, "type")?)
     }
 
-    fn want<'n>(&self, node: &'n Node, key: &str) -> Result<&'n Node> {
+    pub(super) fn want<'n>(&self, node: &'n Node, key: &str) -> Result<&'n Node> {
         node.want(key).map_err(|f| self.invalid(f))
     }
 
-    fn only(&self, node: &Node, known: &[&str]) -> Result<()> {
+    pub(super) fn only(&self, node: &Node, known: &[&str]) -> Result<()> {
         node.only(known).map_err(|f| self.invalid(f))
     }
 
@@ -278,11 +227,11 @@ impl File<'_> {
         node.object().map_err(|f| self.invalid(f))
     }
 
-    fn string<'n>(&self, node: &'n Node) -> Result<&'n str> {
+    pub(super) fn string<'n>(&self, node: &'n Node) -> Result<&'n str> {
         node.string().map_err(|f| self.invalid(f))
     }
 
-    fn invalid(&self, fault: Fault) -> Error {
+    pub(super) fn invalid(&self, fault: Fault) -> Error {
         Error::invalid(format!("policy {}: {fault}", self.0.display()))
     }
 
@@ -290,18 +239,18 @@ impl File<'_> {
         self.unsupported_at(&node.fault(reason))
     }
 
-    fn unsupported_at(&self, fault: &Fault) -> Error {
+    pub(super) fn unsupported_at(&self, fault: &Fault) -> Error {
         Error::new(
             Kind::Unsupported,
             format!("policy {}: {fault}", self.0.display()),
         )
         .with_hint(
-            "a later nacre may check it; until then use sigstoreSigned with a key, or another \
-             policy file with --policy FILE",
+            "a later nacre may check it; until then use sigstoreSigned, or another policy file \
+             with --policy FILE",
         )
     }
 
-    fn place(&self, node: &Node, what: &str) -> String {
+    pub(super) fn place(&self, node: &Node, what: &str) -> String {
         format!("policy {}: {}", self.0.display(), node.fault(what))
     }
 }

@@ -50,8 +50,13 @@ fn reads_what_containers_policy_describes() {
         assert_eq!(applied.requirements.len(), requirements);
     }
     let applied = policy.applied(&"r.example/a".parse().unwrap()).unwrap();
-    let Requirement::SigstoreSigned { keys, identity } = &applied.requirements[0] else {
-        panic!("sigstoreSigned first")
+    let Requirement::SigstoreSigned {
+        signer: Signer::Keys { keys, log: None },
+        identity,
+        unsigned_index: true,
+    } = &applied.requirements[0]
+    else {
+        panic!("sigstoreSigned by keys first")
     };
     assert_eq!(keys.len(), 2);
     assert_eq!(*identity, SignedIdentity::MatchRepository);
@@ -63,7 +68,10 @@ fn key_data_is_base64_of_pem_or_pem() {
     let pem = KEY.replace("\\n", "\n");
     let encoded = base64::engine::general_purpose::STANDARD.encode(&pem);
     let fingerprint = |policy: Policy| match &policy.default[0] {
-        Requirement::SigstoreSigned { keys, .. } => keys[0].fingerprint().clone(),
+        Requirement::SigstoreSigned {
+            signer: Signer::Keys { keys, .. },
+            ..
+        } => keys[0].fingerprint().clone(),
         _ => panic!("signed"),
     };
     assert_eq!(
@@ -207,7 +215,8 @@ fn refuses_malformed_sigstore_requirements() {
     for (fields, want) in [
         (
             r#""signedIdentity":{"type":"matchExact"}"#.to_owned(),
-            "want exactly one of keyPath, keyPaths, keyData, keyDatas, have none",
+            "want exactly one of keyPath, keyPaths, keyData, keyDatas, fulcio, pki, nacreKeyless, \
+             have none",
         ),
         (
             format!(r#""keyData":"{KEY}","keyPath":"/k""#),
@@ -222,10 +231,10 @@ fn refuses_malformed_sigstore_requirements() {
             r#""keyPath":["/k"]"#.to_owned(),
             "want a string, have an array",
         ),
-        (r#""keyPath":"""#.to_owned(), "an empty key path"),
+        (r#""keyPath":"""#.to_owned(), "keyPath: an empty path"),
         (
             r#""keyData":"!!!""#.to_owned(),
-            "column 48: key data is neither base64",
+            "column 48: keyData: key data is neither base64",
         ),
         (r#""keyData":"aGVsbG8=""#.to_owned(), "no BEGIN line"),
         (
@@ -306,6 +315,173 @@ fn refuses_malformed_sigstore_requirements() {
     }
 }
 
+/// A certificate authority and a log's key.
+const CA: &str = "-----BEGIN CERTIFICATE-----\\nMIIBljCCATugAwIBAgIUZD8agV1Bt+dmvigcJ87734NRbMAwCgYIKoZIzj0EAwIw\\nHzEdMBsGA1UEAwwUbmFjcmUgdGVzdCBhdXRob3JpdHkwIBcNMjYxMTI2MjIwMTQx\\nWhgPMjEyNjExMDIyMjAxNDFaMB8xHTAbBgNVBAMMFG5hY3JlIHRlc3QgYXV0aG9y\\naXR5MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEGJeOrxkbN3Bb3VUAZMD742Ed\\nocWOLpeDB8bMOBGdZtwEDBP2GDKncDGyoICL5EKSYk+B/NGreQ1kW+z/PjU+PKNT\\nMFEwHQYDVR0OBBYEFP5FdXy8sYPK0XeSM60Vuq/IpH4qMB8GA1UdIwQYMBaAFP5F\\ndXy8sYPK0XeSM60Vuq/IpH4qMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwID\\nSQAwRgIhAN4JFtFQ4/IO+xh/zy8A3RJfYgDrqqF0GHpzlcyyL+BTAiEA9gO4NvLj\\nkPCVju1uWDeqOrkUQzSGv+aTDKLpakhBwBI=\\n-----END CERTIFICATE-----\\n";
+const FULCIO: &str = r#""oidcIssuer":"https://i.example","subjectEmail":"a@b.example""#;
+
+#[test]
+fn every_kind_of_signer() {
+    for (fields, want) in [
+        (
+            format!(r#""keyData":"{KEY}","rekorPublicKeyData":"{KEY}""#),
+            "(line 1), entered in the log (log line 1), signedIdentity",
+        ),
+        (
+            format!(
+                r#""keyData":"{KEY}","rekorPublicKeyDatas":["{KEY}"],"nacreRequireInclusionProof":true"#
+            ),
+            "proven by the log (log line 1)",
+        ),
+        (
+            format!(r#""fulcio":{{"caData":"{CA}",{FULCIO}}},"rekorPublicKeyData":"{KEY}""#),
+            "by e-mail a@b.example of https://i.example, entered in the log (log line 1), no SCT",
+        ),
+        (
+            format!(r#""pki":{{"caRootsData":"{CA}","subjectHostname":"h.example"}}"#),
+            "by host h.example by certificate of line 1, signedIdentity",
+        ),
+        (
+            format!(
+                r#""pki":{{"caRootsData":"{CA}{CA}","caIntermediatesData":"{CA}","subjectEmail":"e@h.example","subjectHostname":"h.example"}}"#
+            ),
+            "by e-mail e@h.example and host h.example by",
+        ),
+        (
+            r#""nacreKeyless":{"oidcIssuer":"https://i.example","subject":"https://s.example/x"}"#
+                .to_owned(),
+            "by https://s.example/x of https://i.example, entered in the log (of the public",
+        ),
+        (
+            r#""nacreKeyless":{"oidcIssuer":"i","subjectPattern":"a|b"},"nacreAllowUnsignedIndex":false"#
+                .to_owned(),
+            "by pattern ^(?:a|b)$ of i, entered in the log (of the public Sigstore), \
+             signedIdentity matchRepoDigestOrExact, on the index",
+        ),
+        (
+            r#""nacreKeyless":{"oidcIssuer":"i","subjectEmail":"a@b","insecureIgnoreSct":true},"nacreRequireInclusionProof":true"#
+                .to_owned(),
+            "by e-mail a@b of i, proven by the log (of the public Sigstore), no SCT",
+        ),
+    ] {
+        let policy = signed(&fields).unwrap_or_else(|e| panic!("{fields}: {e}"));
+        let said = policy.default[0].to_string();
+        assert!(said.contains(want), "want {want:?} in: {said}");
+    }
+    let more =
+        parse(r#"{"default":[{"type":"nacreRequireEncrypted"},{"type":"nacreRequireDigestPin"}]}"#);
+    assert_eq!(more.unwrap().default.len(), 2);
+}
+
+#[test]
+fn refuses_malformed_signers() {
+    let key = format!(r#""keyData":"{KEY}""#);
+    let fulcio = format!(r#""fulcio":{{"caData":"{CA}",{FULCIO}}}"#);
+    let log = format!(r#""rekorPublicKeyData":"{KEY}""#);
+    let root = r#""nacreTrustedRootData":"{}""#;
+    let keyless = r#""nacreKeyless":{"oidcIssuer":"i","subject":"s"}"#;
+    let pki = format!(r#""pki":{{"caRootsData":"{CA}","subjectEmail":"a@b"}}"#);
+    for (fields, want) in [
+        (format!("{key},{fulcio},{log}"), "have keyData and fulcio"),
+        (format!("{fulcio},{pki}"), "have fulcio and pki"),
+        (fulcio.clone(), "fulcio wants one of rekorPublicKeyPath"),
+        (
+            format!("{fulcio},{root}"),
+            "nacreTrustedRootData cannot be given with fulcio",
+        ),
+        (
+            format!(r#"{fulcio},{log},"rekorPublicKeyPath":"/k""#),
+            "have rekorPublicKeyPath and rekorPublicKeyData",
+        ),
+        (
+            format!("{pki},{log}"),
+            "rekorPublicKeyData cannot be given with pki",
+        ),
+        (
+            format!("{keyless},{log}"),
+            "rekorPublicKeyData cannot be given with nacreKeyless",
+        ),
+        (
+            format!(r#"{key},"nacreRequireInclusionProof":true"#),
+            "nacreRequireInclusionProof needs rekorPublicKey",
+        ),
+        (
+            format!(r#"{pki},"nacreRequireInclusionProof":true"#),
+            "nacreRequireInclusionProof needs a log",
+        ),
+        (
+            format!(r#"{key},"nacreRequireInclusionProof":1"#),
+            "want a boolean, have a number",
+        ),
+        (
+            format!(r#""fulcio":{{{FULCIO}}},{log}"#),
+            "want exactly one of caPath, caData, have none",
+        ),
+        (
+            format!(r#""fulcio":{{"caData":"{CA}","oidcIssuer":"i"}},{log}"#),
+            "\"subjectEmail\" is missing",
+        ),
+        (
+            format!(r#""fulcio":{{"caData":"{CA}","subjectEmail":"i"}},{log}"#),
+            "\"oidcIssuer\" is missing",
+        ),
+        (
+            format!(r#""fulcio":{{"caData":"{CA}","oidcIssuer":"","subjectEmail":"i"}},{log}"#),
+            "oidcIssuer: an empty string",
+        ),
+        (
+            format!(r#""fulcio":{{"caData":"{CA}","x":1,{FULCIO}}},{log}"#),
+            "unknown field \"x\"",
+        ),
+        (
+            format!(r#""fulcio":{{"caData":"{KEY}",{FULCIO}}},{log}"#),
+            "want PEM blocks CERTIFICATE, have PUBLIC KEY",
+        ),
+        (
+            format!(r#""fulcio":[],{log}"#),
+            "want an object, have an array",
+        ),
+        (
+            format!(r#""pki":{{"caRootsData":"{CA}"}}"#),
+            "pki wants subjectEmail or subjectHostname",
+        ),
+        (
+            r#""pki":{"subjectEmail":"a@b"}"#.to_owned(),
+            "want exactly one of caRootsPath, caRootsData, have none",
+        ),
+        (
+            format!(
+                r#""pki":{{"caRootsData":"{}","subjectEmail":"a"}}"#,
+                CA.replace("MII", "MIJ")
+            ),
+            "a certificate that cannot be used",
+        ),
+        (
+            r#""nacreKeyless":{"oidcIssuer":"i"}"#.to_owned(),
+            "want exactly one of subject, subjectEmail, subjectPattern, have none",
+        ),
+        (
+            r#""nacreKeyless":{"oidcIssuer":"i","subjectPattern":"("}"#.to_owned(),
+            "is not a regular expression",
+        ),
+        (format!("{keyless},{root}"), "trusted root line 1"),
+        (
+            format!(r#"{key},"nacreAllowUnsignedIndex":"no""#),
+            "want a boolean, have a string",
+        ),
+    ] {
+        let error = signed(&fields).expect_err(&fields);
+        assert_eq!(error.kind(), Kind::Invalid, "{fields}: {error}");
+        let said = format!("{error}");
+        assert!(said.contains("policy p.json: line 1, column "), "{said}");
+        assert!(said.contains(want), "want {want:?} in: {said}");
+    }
+    // What the format allows and no verifier here can use.
+    let ed25519 = "-----BEGIN PUBLIC KEY-----\\nMCowBQYDK2VwAyEAREvJyNZGjX6B3DAIuD3BTg9rIwV00GY8Xg5FU+IFDUQ=\\n-----END PUBLIC KEY-----";
+    let error = signed(&format!(r#"{key},"rekorPublicKeyData":"{ed25519}""#)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported, "{error}");
+    assert!(error.hint().unwrap().contains("nacreTrustedRootPath"));
+}
+
 #[test]
 fn known_words_that_are_not_checked_are_refused_not_ignored() {
     for (text, want) in [
@@ -313,20 +489,6 @@ fn known_words_that_are_not_checked_are_refused_not_ignored() {
             "{\"default\":[\n{\"type\":\"signedBy\",\"keyType\":\"GPGKeys\",\"keyPath\":\"/k\"}]}"
                 .to_owned(),
             "line 2, column 1: requirement signedBy",
-        ),
-        (
-            format!(
-                "{{\"default\":[{{\"type\":\"sigstoreSigned\",\"keyData\":\"{KEY}\",\n\"rekorPublicKeyPath\":\"/k\"}}]}}"
-            ),
-            "line 2, column 1: sigstoreSigned with \"rekorPublicKeyPath\"",
-        ),
-        (
-            "{\"default\":[{\"type\":\"sigstoreSigned\",\n\"fulcio\":{}}]}".to_owned(),
-            "line 2, column 1: sigstoreSigned with \"fulcio\"",
-        ),
-        (
-            "{\"default\":[{\"type\":\"sigstoreSigned\",\n\"pki\":{}}]}".to_owned(),
-            "with \"pki\"",
         ),
         (
             "{\"default\":[{\"type\":\"signedBaseLayer\"}]}".to_owned(),
