@@ -36,6 +36,7 @@ impl Config {
                 let file = File::load(check.file.as_deref())?;
                 // Nothing is opened that a running daemon has open: names and forms only.
                 file.platform()?;
+                let file = file.without_secrets();
                 let text = toml::to_string(&file)
                     .map_err(|e| Error::internal("configuration as TOML").with_source(e))?;
                 output.result(&file, || text.trim_end().to_owned())

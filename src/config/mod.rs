@@ -204,9 +204,23 @@ pub enum LogFormat {
     Json,
 }
 
+/// What a password follows in a key's name; see [`KeyFile`](crate::keys::KeyFile).
+const PASSWORD: &str = ":pass=";
+
 // === impl Config ===
 
 impl Config {
+    /// As it may be shown to anybody: passwords in it are left out.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Self {
+        for key in &mut self.keys.decryption_keys {
+            if let Some(at) = key.find(PASSWORD) {
+                key.replace_range(at + PASSWORD.len().., "(not shown)");
+            }
+        }
+        self
+    }
+
     /// Parses the text of a file.
     ///
     /// # Errors

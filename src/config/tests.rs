@@ -87,3 +87,11 @@ fn parts_are_built_and_their_errors_name_the_key() {
     let error = config.store().unwrap_err().to_string();
     assert!(error.contains("store.size_mib"), "{error}");
 }
+
+#[test]
+fn passwords_are_not_shown() {
+    let text = r#"keys.decryption_keys = ["a.pem:pass=secret:file=x", "b.pem", "c.pem:file=pw"]"#;
+    let shown = Config::parse(text).unwrap().without_secrets();
+    let keys = ["a.pem:pass=(not shown)", "b.pem", "c.pem:file=pw"];
+    assert_eq!(shown.keys.decryption_keys, keys);
+}
