@@ -282,7 +282,7 @@ fn go_opens_what_nacre_wraps() {
     let Some(program) = go_program() else {
         return;
     };
-    let [rsa, p256, p521] = ["rsa-pkcs8.pem", "p256-sec1.pem", "p521-pkcs8.pem"]
+    let [rsa, p256, p521] = ["rsa-pkcs8.pem", "p256-pkcs8.der", "p521-pkcs8.pem"]
         .map(|name| format!("{KEYS}/{name}"));
     let [jwe_rsa, jwe_p256, jwe_p521] = ["rsa-pub.pem", "p256-pub.pem", "p521-pub.pem"]
         .map(|name| format!("jwe:{KEYS}/{name}"));

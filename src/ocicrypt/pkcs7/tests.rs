@@ -14,12 +14,16 @@ fn private(name: &str) -> PrivateKey {
 
 /// A message around this algorithm identifier and recipient.
 fn message(algorithm: &[u8], info: &[u8], sealed: &[u8]) -> Vec<u8> {
+    message_of(algorithm, info, &element(CONTENT, &[sealed]))
+}
+
+fn message_of(algorithm: &[u8], info: &[u8], content: &[u8]) -> Vec<u8> {
     let content = element(
         SEQUENCE,
         &[
             &element(OBJECT_IDENTIFIER, &[DATA]),
             &element(SEQUENCE, &[algorithm]),
-            &element(CONTENT, &[sealed]),
+            content,
         ],
     );
     let enveloped = [
@@ -60,6 +64,8 @@ fn opens_with_the_recipients_key_and_no_other() {
         let error = parsed.open(&private("p256-sec1.pem")).unwrap_err();
         assert_eq!(error.kind(), Kind::Denied);
     }
+    let many = vec![certificate(); MAX_RECIPIENTS + 1];
+    assert_eq!(seal(&many, b"x").unwrap_err().kind(), Kind::Invalid);
     let text = [file("rsa-pkcs8.pem"), file("rsa-cert.pem")].concat();
     assert_eq!(
         format!("{:?}", Certificate::parse(&text).unwrap()),
@@ -93,7 +99,7 @@ fn whatever_byte_is_turned_it_does_not_open() {
 }
 
 #[test]
-fn parameters_as_rfc_5084_has_them() {
+fn forms_that_others_write() {
     let content = Pkcs7::parse(&seal(&[certificate()], b"content").unwrap()).unwrap();
     let parameters = element(
         SEQUENCE,
@@ -104,9 +110,18 @@ fn parameters_as_rfc_5084_has_them() {
     );
     let algorithm = [element(OBJECT_IDENTIFIER, &[AES_128_GCM]), parameters].concat();
     let recipient = info(RSA_ENCRYPTION, &content.recipients[0].encrypted_key);
-    let packet = message(&algorithm, &recipient, &content.sealed);
-    let opened = Pkcs7::parse(&packet).unwrap().open(&private("rsa-pkcs8.pem"));
-    assert_eq!(opened.unwrap()[..], *b"content");
+    let (first, second) = content.sealed.split_at(5);
+    let pieces = [first, second].map(|piece| element(OCTET_STRING, &[piece]));
+    let pieces = element(CONTEXT_0, &[&pieces.concat()]);
+    for packet in [
+        message(&algorithm, &recipient, &content.sealed),
+        message_of(&algorithm, &recipient, &pieces),
+    ] {
+        let opened = Pkcs7::parse(&packet).unwrap().open(&private("rsa-pkcs8.pem"));
+        assert_eq!(opened.unwrap()[..], *b"content");
+    }
+    let odd = element(CONTEXT_0, &[&element(SET, &[&content.sealed])]);
+    assert!(Pkcs7::parse(&message_of(&algorithm, &recipient, &odd)).is_err());
 }
 
 #[test]
