@@ -19,6 +19,9 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # containerd 2 lies beside Debian's containerd, out of PATH.
 # shellcheck disable=SC2034
 containerd2=$NACRE_CACHE/tools/containerd2/bin
+# So does a skopeo that knows key providers.
+# shellcheck disable=SC2034
+skopeo2=$NACRE_CACHE/tools/skopeo2/bin
 
 # Runs a command as root, by sudo where that is needed.
 as_root() {

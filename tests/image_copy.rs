@@ -332,6 +332,43 @@ async fn archives_there_and_back() {
 }
 
 #[tokio::test]
+async fn a_converted_image_tells_no_later_time_than_it_may() {
+    let bench = Bench::new().await;
+    let source = odd_image(&bench.home.path().join("odd")).reference();
+    let convert = |name: &str, epoch: Option<&str>| {
+        let target = bench.layout(name);
+        let words = ["--json", "image", "convert", &source, &target];
+        let mut command = command(bench.home.path(), words);
+        if let Some(epoch) = epoch {
+            command.env("SOURCE_DATE_EPOCH", epoch);
+        }
+        Ran::from(command.output().unwrap())
+    };
+    let created = |name: &str, epoch: Option<&str>| {
+        let report = convert(name, epoch).json();
+        let found = files(&bench.path(name));
+        let document = |digest: &Value| -> Value {
+            let hex = digest.as_str().unwrap().strip_prefix("sha256:").unwrap();
+            serde_json::from_slice(&found[&format!("blobs/sha256/{hex}")]).unwrap()
+        };
+        let config = document(&document(&report["digest"])["config"]["digest"]);
+        config["created"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(created("none", None), "2020-09-13T12:26:40Z");
+    assert_eq!(created("late", Some("2000000000")), "2020-09-13T12:26:40Z");
+    assert_eq!(created("early", Some("1000000000")), "2001-09-09T01:46:40Z");
+    assert_eq!(
+        created("below/early", Some("1000000000")),
+        "2001-09-09T01:46:40Z"
+    );
+    assert_eq!(
+        files(&bench.path("early")),
+        files(&bench.path("below/early"))
+    );
+    convert("bad", Some("-1")).failed(3, &["SOURCE_DATE_EPOCH=-1"]);
+}
+
+#[tokio::test]
 async fn nothing_is_left_of_a_copy_that_failed() {
     let bench = Bench::new().await;
     let image = toy::put(&bench.registry, "app", &layers());

@@ -10,8 +10,9 @@ skip() {
   exit 77
 }
 
+# need TOOL [INSTALLER]: skips where it is not there.
 need() {
-  have "$1" || skip "${2-$1} is not installed; scripts/install-peers --only ${3-$1}"
+  have "$1" || skip "$1 is not installed; ${2-scripts/install-peers --only $1}"
 }
 
 # `insecure`: registries of this machine speak plain HTTP, and nobody has a policy for them.
@@ -46,8 +47,8 @@ make_keys() {
     openssl req -x509 -new -key "$keys/$name.pem" -subj "/CN=nacre $name" -days 2 \
       -out "$keys/$name.crt"
   done
-  openssl ecparam -name secp384r1 -genkey -noout -out "$keys/ec.pem"
-  openssl ec -in "$keys/ec.pem" -pubout -out "$keys/ec.pub"
+  openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384 -out "$keys/ec.pem"
+  openssl pkey -in "$keys/ec.pem" -pubout -out "$keys/ec.pub"
   nacre image keygen "$keys/signer"
   cat >"$keys/providers.json" <<JSON
 {"key-providers": {"shift": {"cmd": {"path": "python3",
@@ -109,7 +110,7 @@ make_images() {
 # into a tar besides is not of the image.
 facts() {
   (
-    cd "$1"
+    cd "$1" || exit 1
     find . -mindepth 1 ! -name stargz.index.json ! -name '.*prefetch.landmark' \
       -printf '%P %y %m %U %G %T@ %l\n' | LC_ALL=C sort
     find . -type f ! -name stargz.index.json ! -name '.*prefetch.landmark' -print0 |
@@ -152,7 +153,9 @@ tear_down() {
   if [ -d "$here/mnt" ] && mountpoint -q "$here/mnt"; then
     nacre umount --lazy "$here/mnt"
   fi
-  [ ! -d "$here/view" ] || ! mountpoint -q "$here/view" || umount "$here/view"
+  # What others mounted goes before they do; the deepest first.
+  awk -v here="$here/" 'index($2, here) == 1 { print $2 }' /proc/self/mounts | tac |
+    while read -r file; do umount "$file" || umount --lazy "$file"; done
   for file in "$here"/*.pid; do
     [ -e "$file" ] || continue
     kill "$(cat "$file")" 2>/dev/null || true

@@ -25,7 +25,7 @@ scenario_skopeo_decrypts_pkcs7() {
 
 # Debian's skopeo is too old for key providers.
 scenario_skopeo_decrypts_provider() {
-  local skopeo=$NACRE_CACHE/tools/skopeo2/bin/skopeo
+  local skopeo=$skopeo2/skopeo
   [ -x "$skopeo" ] || skip "skopeo 2 is not installed; scripts/install-peers --only skopeo2"
   need python3
   export OCICRYPT_KEYPROVIDER_CONFIG=$work/keys/providers.json
@@ -191,16 +191,15 @@ scenario_skopeo_reads_converted() {
   for form in estargz zstd; do
     pushed "$work/$form" "converted/$form:1" >/dev/null
     skopeo_copy "docker://$registry/converted/$form:1" "oci:$here/$form:1"
-    # umoci cannot unpack zstd: docker-archive has the layers as tars.
-    skopeo_copy "oci:$here/$form:1" "docker-archive:$here/$form.tar:converted:1"
-    skopeo_copy "docker-archive:$here/$form.tar" "oci:$here/$form-tars:1"
-    same "$here/$form-tars"
+    cmp <(manifest_of "$work/$form") <(manifest_of "$here/$form")
   done
+  # umoci unpacks no zstd.
+  same "$here/estargz"
 }
 
 scenario_podman_reads_converted() {
   local form root
-  need podman podman "... is not a tool of install-peers: apt-get install podman"
+  need podman "apt-get install podman"
   local podman=(podman --root "$here/root" --runroot "$here/run" --storage-driver vfs)
   for form in estargz zstd; do
     "${podman[@]}" pull --quiet "oci:$work/$form:1" >"$here/id"
@@ -211,21 +210,20 @@ scenario_podman_reads_converted() {
 }
 
 scenario_stargz_library_reads_converted() {
-  local number digest toc kind
+  local number digest toc
   have go || skip "go is not installed"
   (cd "$repo/tests/go/estargz-verify" && go build -o "$here/estargz-verify" .) ||
     skip "stargz's library cannot be built: $(tail -n 1 "$here/log")"
-  for kind in gzip zstd; do
-    local layout=$work/estargz annotation=containerd.io/snapshot/stargz/toc.digest
-    [ "$kind" = gzip ] || layout=$work/zstd
-    for number in $(manifest_of "$layout" | jq '.layers | keys[]'); do
-      digest=$(manifest_of "$layout" | jq -r ".layers[$number].digest | sub(\":\"; \"/\")")
-      toc=$(manifest_of "$layout" | jq -r --arg name "$annotation" \
-        ".layers[$number].annotations[\$name]")
-      "$here/estargz-verify" verify "$kind" "$toc" "$layout/blobs/$digest" >"$here/files"
-      [ -s "$here/files" ]
-    done
+  for number in $(manifest_of "$work/estargz" | jq '.layers | keys[]'); do
+    digest=$(manifest_of "$work/estargz" | jq -r ".layers[$number].digest | sub(\":\"; \"/\")")
+    toc=$(manifest_of "$work/estargz" | jq -r \
+      ".layers[$number].annotations[\"containerd.io/snapshot/stargz/toc.digest\"]")
+    "$here/estargz-verify" verify gzip "$toc" "$work/estargz/blobs/$digest" >>"$here/files"
   done
+  # Path, size, digest: what the tree has under this path.
+  awk 'NF == 3 { print $3 "  ./" $1 }' "$here/files" | LC_ALL=C sort >"$here/theirs"
+  grep -E '^[0-9a-f]{64}  ' "$work/tree" | LC_ALL=C sort >"$here/ours"
+  [ "$(comm -12 "$here/ours" "$here/theirs" | wc -l)" -eq "$(wc -l <"$here/ours")" ]
 }
 
 # containerd with the stargz snapshotter mounts it.
@@ -270,7 +268,6 @@ TOML
   "${ctr[@]}" snapshots --snapshotter stargz view -t "$here/view" view "$snapshot" >"$here/mount"
   sh "$here/mount"
   facts "$here/view" | diff "$work/tree" -
-  umount "$here/view"
 }
 
 # ---- rewrap, copy, diff ----
@@ -327,7 +324,7 @@ scenario_docker_archive_of_skopeo() {
 scenario_multi_arch() {
   local digest other
   # Two platforms of one image, as an index.
-  skopeo_copy "oci:$work/plain:1" "docker://$registry/multi:amd64"
+  pushed "$work/plain" multi:amd64 >/dev/null
   digest=$(skopeo inspect --tls-verify=false --raw "docker://$registry/multi:amd64" | sha256sum)
   digest=${digest%% *}
   other=$(skopeo inspect --tls-verify=false --raw "docker://$registry/multi:amd64" | wc -c)

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
+use zeroize::Zeroizing;
 
 use crate::{
     engine::{EngineConfig, FollowConfig},
@@ -378,6 +379,15 @@ impl StoreArgs {
 /// For clap.
 pub(super) fn parse_place(text: &str) -> Result<Place, String> {
     text.parse().map_err(|e: Error| e.to_string())
+}
+
+/// A key file's bytes, zeroized when they are dropped.
+pub(super) fn read_key(file: &std::path::Path) -> Result<Zeroizing<Vec<u8>>> {
+    let name = format!("key {}", file.display());
+    std::fs::read(file).map(Zeroizing::new).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::not_found(format!("{name}: no such file")),
+        _ => Error::io(name, e),
+    })
 }
 
 /// The time that reproducible builds take for their own (`SOURCE_DATE_EPOCH`), if there is one.

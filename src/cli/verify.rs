@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    args::{RegistryArgs, TrustArgs, parse_reference},
+    args::{RegistryArgs, TrustArgs, parse_reference, read_key},
     output::Output,
 };
 use crate::{
@@ -84,7 +84,7 @@ impl Verify {
 /// The policy that wants a signature by this key and nothing else.
 fn policy_of(key: &Path) -> Result<Policy> {
     let name = format!("key {}", key.display());
-    let pem = std::fs::read(key).map_err(|e| Error::io(name.clone(), e))?;
+    let pem = read_key(key)?;
     let text = String::from_utf8_lossy(&pem);
     if text.contains("PRIVATE KEY-----") {
         return Err(Error::invalid(format!("{name}: a private key"))

@@ -316,6 +316,29 @@ mod tests {
     }
 
     #[test]
+    fn reads_what_cosign_encrypts() {
+        let file = |name: &str| {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/cosign");
+            std::fs::read(std::path::Path::new(path).join(name)).unwrap()
+        };
+        let text = file("encrypted.key");
+        let open = |password: Option<&[u8]>| SigningKey::open(&text, password, "cosign.key");
+        let key = open(Some(b"sec ret")).unwrap();
+        assert_eq!(key.public_pem().as_bytes(), file("encrypted.pub"));
+        for (password, said) in [
+            (None, "no password"),
+            (Some(&b""[..]), "does not fit"),
+            (Some(b"sec ret\n"), "does not fit"),
+        ] {
+            let error = open(password).unwrap_err();
+            assert_eq!(error.kind(), Kind::Denied);
+            assert!(error.to_string().starts_with("cosign.key: "), "{error}");
+            assert!(error.to_string().contains(said), "{error}");
+            assert!(error.hint().unwrap().contains("COSIGN_PASSWORD"));
+        }
+    }
+
+    #[test]
     fn refuses_keys_it_cannot_use() {
         let encrypted =
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     cli::{
-        args::{RegistryArgs, parse_reference},
+        args::{RegistryArgs, parse_reference, read_key},
         output::Output,
     },
     error::{Error, Result},
@@ -48,9 +48,7 @@ impl Sign {
             .with_hint("copy it to a registry first: the signature names the repository"));
         };
         let name = self.key.display().to_string();
-        let pem = std::fs::read(&self.key)
-            .map(Zeroizing::new)
-            .map_err(|e| Error::io(format!("key {name}"), e))?;
+        let pem = read_key(&self.key)?;
         // cosign takes an empty password for one, so that only a missing one is none.
         let password = std::env::var_os("COSIGN_PASSWORD").map(OsString::into_vec);
         let password = password.map(Zeroizing::new);

@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::content_key::concat_kdf;
+use super::{MAX_RECIPIENTS, content_key::concat_kdf};
 use crate::{
     error::{Error, Result},
     ocicrypt::{
@@ -24,8 +24,15 @@ use crate::{
 /// Wraps `content` for every recipient.
 ///
 /// # Errors
-/// `Invalid` if a recipient's key is not a point of its curve, `Internal` without randomness.
+/// `Invalid` if there are more than are read or a key is not a point of its curve, `Internal` without
+/// randomness.
 pub(crate) fn seal(recipients: &[PublicKey], content: &[u8]) -> Result<Vec<u8>> {
+    if recipients.len() > MAX_RECIPIENTS {
+        return Err(Error::invalid(format!(
+            "{} JWE recipients, at most {MAX_RECIPIENTS} are read",
+            recipients.len()
+        )));
+    }
     let content_key = random::<32>()?;
     let iv = random::<12>()?;
     let mut wrapped = Vec::new();

@@ -125,14 +125,15 @@ impl Pkcs7 {
             .and_then(nonce)
             .ok_or_else(|| Error::invalid("PKCS7: malformed parameters of AES-GCM"))?;
         let sealed = content
-            .expect(CONTENT)
-            .filter(|sealed| sealed.value.len() >= TAG)
+            .next()
+            .and_then(contents)
+            .filter(|sealed| sealed.len() >= TAG)
             .ok_or_else(malformed)?;
         Ok(Self {
             recipients,
             nonce,
             key_length,
-            sealed: sealed.value.to_vec(),
+            sealed,
         })
     }
 
@@ -229,6 +230,22 @@ fn oaep(mut algorithm: Elements<'_>) -> Option<Padding> {
     match hash.enter(SEQUENCE)?.expect(OBJECT_IDENTIFIER)?.value {
         SHA1 => Some(Padding::OaepSha1),
         SHA256 => Some(Padding::OaepSha256),
+        _ => None,
+    }
+}
+
+/// The encrypted content: in one piece, or, as older versions of ocicrypt write it, in several.
+fn contents(content: Element<'_>) -> Option<Vec<u8>> {
+    match content.tag {
+        CONTENT => Some(content.value.to_vec()),
+        CONTEXT_0 => {
+            let mut pieces = Elements(content.value);
+            let mut whole = Vec::with_capacity(content.value.len());
+            while !pieces.is_empty() {
+                whole.extend_from_slice(pieces.expect(OCTET_STRING)?.value);
+            }
+            Some(whole)
+        }
         _ => None,
     }
 }

@@ -5,7 +5,8 @@ use aws_lc_rs::rsa::Pkcs1PublicEncryptingKey;
 use zeroize::Zeroizing;
 
 use super::{
-    AES_128_GCM, CONTENT, Certificate, DATA, ENVELOPED_DATA, GO_NONCE, GO_SEQUENCE, RSA_ENCRYPTION,
+    AES_128_GCM, CONTENT, Certificate, DATA, ENVELOPED_DATA, GO_NONCE, GO_SEQUENCE, MAX_RECIPIENTS,
+    RSA_ENCRYPTION,
 };
 use crate::{
     error::{Error, Result},
@@ -18,8 +19,14 @@ use crate::{
 /// Wraps `content` for the holder of each certificate.
 ///
 /// # Errors
-/// `Internal` without randomness.
+/// `Invalid` if there are more than are read, `Internal` without randomness.
 pub(crate) fn seal(recipients: &[Certificate], content: &[u8]) -> Result<Vec<u8>> {
+    if recipients.len() > MAX_RECIPIENTS {
+        return Err(Error::invalid(format!(
+            "{} PKCS7 recipients, at most {MAX_RECIPIENTS} are read",
+            recipients.len()
+        )));
+    }
     let content_key = random::<16>()?;
     let nonce = random::<12>()?;
     let mut infos = Vec::new();

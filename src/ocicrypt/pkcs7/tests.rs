@@ -14,15 +14,24 @@ fn private(name: &str) -> PrivateKey {
 
 /// A message around this algorithm identifier and recipient.
 fn message(algorithm: &[u8], info: &[u8], sealed: &[u8]) -> Vec<u8> {
+    message_of(algorithm, info, &element(CONTENT, &[sealed]))
+}
+
+fn message_of(algorithm: &[u8], info: &[u8], content: &[u8]) -> Vec<u8> {
     let content = element(
         SEQUENCE,
         &[
             &element(OBJECT_IDENTIFIER, &[DATA]),
             &element(SEQUENCE, &[algorithm]),
-            &element(CONTENT, &[sealed]),
+            content,
         ],
     );
-    let enveloped = [element(INTEGER, &[&[0]]), element(SET, &[info]), content].concat();
+    let enveloped = [
+        element(INTEGER, &[&[0]]),
+        element(SET, &[info]),
+        content,
+    ]
+    .concat();
     element(
         SEQUENCE,
         &[
@@ -51,13 +60,12 @@ fn opens_with_the_recipients_key_and_no_other() {
         let packet = seal(&vec![certificate(); count], b"content").unwrap();
         let parsed = Pkcs7::parse(&packet).unwrap();
         assert_eq!(parsed.recipients(), count);
-        assert_eq!(
-            parsed.open(&private("rsa-pkcs8.pem")).unwrap()[..],
-            *b"content"
-        );
+        assert_eq!(parsed.open(&private("rsa-pkcs8.pem")).unwrap()[..], *b"content");
         let error = parsed.open(&private("p256-sec1.pem")).unwrap_err();
         assert_eq!(error.kind(), Kind::Denied);
     }
+    let many = vec![certificate(); MAX_RECIPIENTS + 1];
+    assert_eq!(seal(&many, b"x").unwrap_err().kind(), Kind::Invalid);
     let text = [file("rsa-pkcs8.pem"), file("rsa-cert.pem")].concat();
     assert_eq!(
         format!("{:?}", Certificate::parse(&text).unwrap()),
@@ -91,7 +99,7 @@ fn whatever_byte_is_turned_it_does_not_open() {
 }
 
 #[test]
-fn parameters_as_rfc_5084_has_them() {
+fn forms_that_others_write() {
     let content = Pkcs7::parse(&seal(&[certificate()], b"content").unwrap()).unwrap();
     let parameters = element(
         SEQUENCE,
@@ -102,11 +110,18 @@ fn parameters_as_rfc_5084_has_them() {
     );
     let algorithm = [element(OBJECT_IDENTIFIER, &[AES_128_GCM]), parameters].concat();
     let recipient = info(RSA_ENCRYPTION, &content.recipients[0].encrypted_key);
-    let packet = message(&algorithm, &recipient, &content.sealed);
-    let opened = Pkcs7::parse(&packet)
-        .unwrap()
-        .open(&private("rsa-pkcs8.pem"));
-    assert_eq!(opened.unwrap()[..], *b"content");
+    let (first, second) = content.sealed.split_at(5);
+    let pieces = [first, second].map(|piece| element(OCTET_STRING, &[piece]));
+    let pieces = element(CONTEXT_0, &[&pieces.concat()]);
+    for packet in [
+        message(&algorithm, &recipient, &content.sealed),
+        message_of(&algorithm, &recipient, &pieces),
+    ] {
+        let opened = Pkcs7::parse(&packet).unwrap().open(&private("rsa-pkcs8.pem"));
+        assert_eq!(opened.unwrap()[..], *b"content");
+    }
+    let odd = element(CONTEXT_0, &[&element(SET, &[&content.sealed])]);
+    assert!(Pkcs7::parse(&message_of(&algorithm, &recipient, &odd)).is_err());
 }
 
 #[test]
@@ -116,10 +131,7 @@ fn refuses_what_it_does_not_know() {
     let good = info(RSA_ENCRYPTION, b"x");
     let signed = element(
         SEQUENCE,
-        &[
-            &element(OBJECT_IDENTIFIER, &[DATA]),
-            &element(CONTEXT_0, &[]),
-        ],
+        &[&element(OBJECT_IDENTIFIER, &[DATA]), &element(CONTEXT_0, &[])],
     );
     for (packet, kind, text) in [
         (signed, Kind::Unsupported, "not enveloped"),
@@ -130,11 +142,7 @@ fn refuses_what_it_does_not_know() {
             Kind::Unsupported,
             "no recipient by RSA",
         ),
-        (
-            message(&gcm, b"\x30\x05", &[0; 16]),
-            Kind::Invalid,
-            "malformed",
-        ),
+        (message(&gcm, b"\x30\x05", &[0; 16]), Kind::Invalid, "malformed"),
         (
             message(&gcm, &good.repeat(MAX_RECIPIENTS + 1), &[0; 16]),
             Kind::Invalid,
@@ -153,11 +161,7 @@ fn certificates_that_are_none() {
     let large = vec![b' '; 1 << 20];
     for (file, kind, text) in [
         (file("p256-cert.pem"), Kind::Unsupported, "not RSA"),
-        (
-            file("rsa-pkcs8.pem"),
-            Kind::Invalid,
-            "no PEM block CERTIFICATE",
-        ),
+        (file("rsa-pkcs8.pem"), Kind::Invalid, "no PEM block CERTIFICATE"),
         (file("rsa-pkcs1.der"), Kind::Invalid, "not an X.509"),
         (Vec::new(), Kind::Invalid, "not an X.509"),
         (large, Kind::Invalid, "not a certificate"),

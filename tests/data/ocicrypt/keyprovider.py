@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A key provider for tests: wraps by adding its parameter's length to each byte.
+"""The key provider "shift" for tests: wraps by adding its parameter's length to each byte.
 
 keyprovider.py base64|array: how it writes bytes. It reads both.
 """
@@ -18,8 +18,8 @@ def write(value):
 
 
 def shift(config):
-    (parameters,) = config["Parameters"].values()
-    return len(base64.b64decode(parameters[0]))
+    # Go passes the parameters of every other recipient, too.
+    return len(base64.b64decode(config["Parameters"]["shift"][0]))
 
 
 request = json.load(sys.stdin)
