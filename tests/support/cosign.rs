@@ -118,23 +118,23 @@ impl Cosign {
 
     /// `cosign attest` of an SBOM.
     pub fn attest(&self, key: &str, image: &str) {
-        let predicate = self.home.path().join("sbom.json");
-        std::fs::write(&predicate, r#"{"spdxVersion":"SPDX-2.3"}"#).unwrap();
+        self.attest_as(key, image, "spdxjson", r#"{"spdxVersion":"SPDX-2.3"}"#, &[]);
+    }
+
+    /// `cosign attest` of `predicate`.
+    pub fn attest_as(&self, key: &str, image: &str, kind: &str, predicate: &str, more: &[&str]) {
+        std::fs::write(self.home.path().join("predicate.json"), predicate).unwrap();
         let key = format!("{key}.key");
-        self.run(&[
-            "attest",
-            "--key",
-            &key,
-            "--type",
-            "spdxjson",
+        let mut arguments = vec!["attest", "--key", &key, "--type", kind];
+        arguments.extend([
             "--predicate",
-            "sbom.json",
+            "predicate.json",
             "--use-signing-config=false",
-            "--tlog-upload=false",
-            "-y",
-            image,
-        ])
-        .unwrap();
+        ]);
+        arguments.extend(["--tlog-upload=false", "-y"]);
+        arguments.extend(more);
+        arguments.push(image);
+        self.run(&arguments).unwrap();
     }
 
     /// `cosign verify` of the `.sig` tag.

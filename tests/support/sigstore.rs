@@ -367,40 +367,46 @@ impl Sigstore {
 
     /// A bundle of version 0.3 with a statement, signed by a certificate or a key.
     pub fn bundle(&self, signer: Result<&Leaf, &Key>, statement: &str, proof: bool) -> Value {
-        let kind = "application/vnd.in-toto+json";
-        let pae = format!(
-            "DSSEv1 {} {kind} {} {statement}",
-            kind.len(),
-            statement.len()
-        );
-        let key = signer.map_or_else(|key| key, |leaf| &leaf.key);
-        let signature = b64(&key.sign(pae.as_bytes()));
-        let envelope = json!({
-            "payload": b64(statement.as_bytes()), "payloadType": kind,
-            "signatures": [{ "sig": signature }],
-        });
-        let verifier = signer.map_or_else(Key::public_pem, |leaf| leaf.pem.clone());
-        let body = json!({
-            "apiVersion": "0.0.1", "kind": "dsse",
-            "spec": {
-                "envelopeHash": { "algorithm": "sha256",
-                    "value": hex::encode(sha256(envelope.to_string().as_bytes())) },
-                "payloadHash": { "algorithm": "sha256",
-                    "value": hex::encode(sha256(statement.as_bytes())) },
-                "signatures": [{ "signature": signature, "verifier": b64(verifier.as_bytes()) }],
-            },
-        });
+        let (envelope, body) = dsse(signer, statement);
         let mut material = match signer {
             Ok(leaf) => json!({ "certificate": { "rawBytes": b64(&leaf.der) } }),
             Err(_) => json!({ "publicKey": { "hint": "x" } }),
         };
-        material["tlogEntries"] = json!([self.entry(&body.to_string(), now(), proof)]);
+        material["tlogEntries"] = json!([self.entry(&body, now(), proof)]);
         json!({
             "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
             "verificationMaterial": material,
             "dsseEnvelope": envelope,
         })
     }
+}
+
+/// A statement in its envelope, signed by a certificate or a key, and the log's entry about it.
+pub fn dsse(signer: Result<&Leaf, &Key>, statement: &str) -> (Value, String) {
+    let kind = "application/vnd.in-toto+json";
+    let pae = format!(
+        "DSSEv1 {} {kind} {} {statement}",
+        kind.len(),
+        statement.len()
+    );
+    let key = signer.map_or_else(|key| key, |leaf| &leaf.key);
+    let signature = b64(&key.sign(pae.as_bytes()));
+    let envelope = json!({
+        "payload": b64(statement.as_bytes()), "payloadType": kind,
+        "signatures": [{ "sig": signature }],
+    });
+    let verifier = signer.map_or_else(Key::public_pem, |leaf| leaf.pem.clone());
+    let body = json!({
+        "apiVersion": "0.0.1", "kind": "dsse",
+        "spec": {
+            "envelopeHash": { "algorithm": "sha256",
+                "value": hex::encode(sha256(envelope.to_string().as_bytes())) },
+            "payloadHash": { "algorithm": "sha256",
+                "value": hex::encode(sha256(statement.as_bytes())) },
+            "signatures": [{ "signature": signature, "verifier": b64(verifier.as_bytes()) }],
+        },
+    });
+    (envelope, body.to_string())
 }
 
 /// The log's entry about a signature over `payload` by the holder of `verifier` (PEM).

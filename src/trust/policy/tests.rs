@@ -483,6 +483,53 @@ fn refuses_malformed_signers() {
 }
 
 #[test]
+fn required_attestations() {
+    let with = |fields: &str| {
+        parse(&format!(
+            r#"{{"default":[{{"type":"nacreRequireAttestation",{fields}}}]}}"#
+        ))
+    };
+    let signer = format!(r#""signer":{{"keyData":"{KEY}"}}"#);
+    let slsa = r#""predicateType":"https://slsa.dev/provenance/v1""#;
+    let good = with(&format!(
+        r#"{slsa},{signer},"builder":"https://b.example","source":"https://s.example/a","ref":"refs/tags/*""#
+    ));
+    let said = good.unwrap().default[0].to_string();
+    assert!(
+        said.starts_with("nacreRequireAttestation https://slsa.dev/provenance/v1 by sha256:")
+            && said.ends_with(
+                "builder https://b.example, source https://s.example/a, ref refs/tags/*"
+            ),
+        "{said}"
+    );
+    for (fields, want) in [
+        (slsa.to_owned(), "\"signer\" is missing"),
+        (signer.clone(), "\"predicateType\" is missing"),
+        (format!(r#"{signer},"predicateType":"""#), "an empty string"),
+        (
+            format!(r#"{slsa},"signer":{{"keyData":"{KEY}","signedIdentity":{{}}}}"#),
+            "unknown field \"signedIdentity\"",
+        ),
+        (
+            format!(r#"{slsa},"signer":{{}}"#),
+            "want exactly one of keyPath",
+        ),
+        (
+            format!(r#"{signer},"predicateType":"https://spdx.dev/Document","builder":"b""#),
+            "are in provenance only",
+        ),
+        (format!(r#"{slsa},{signer},"x":1"#), "unknown field \"x\""),
+    ] {
+        let error = with(&fields).expect_err(&fields);
+        assert_eq!(error.kind(), Kind::Invalid, "{error}");
+        assert!(
+            error.to_string().contains(want),
+            "want {want:?} in: {error}"
+        );
+    }
+}
+
+#[test]
 fn known_words_that_are_not_checked_are_refused_not_ignored() {
     for (text, want) in [
         (

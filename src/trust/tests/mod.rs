@@ -666,3 +666,73 @@ async fn a_layout_has_no_name_to_match() {
         &["does not accept"],
     );
 }
+
+#[tokio::test]
+async fn encryption_and_digests_can_be_required() {
+    let encrypted = policy(json!([{ "type": "nacreRequireEncrypted" }]));
+    let (memory, image) = stored(image(&[ENCRYPTED, ENCRYPTED]));
+    let grant = admitted(&memory, &encrypted).await.unwrap();
+    assert_eq!(grant.class(), Class::EncryptedUnsigned);
+    let (half, _) = stored(self::image(&[ENCRYPTED, media_type::OCI_LAYER_GZIP]));
+    denied(
+        admitted(&half, &encrypted).await,
+        &["nacreRequireEncrypted: 1 of 2 layers are not encrypted, the first is sha256:"],
+    );
+    let (none, _) = stored(self::image(&[]));
+    denied(admitted(&none, &encrypted).await, &["has no layer"]);
+
+    let pinned = policy(json!([{ "type": "nacreRequireDigestPin" }]));
+    let error = denied(
+        admitted(&memory, &pinned).await,
+        &[
+            REFERENCE,
+            "nacreRequireDigestPin: the reference has no digest",
+        ],
+    );
+    assert!(error.hint().unwrap().contains("@sha256:"));
+    // Asked for nothing before it refused.
+    let (quiet, _) = plain();
+    denied(admitted(&quiet, &pinned).await, &["no digest"]);
+    assert!(quiet.log().is_empty());
+    let by_digest = format!("{REFERENCE}@{}", image.digest);
+    admitted_as(&memory, &pinned, &by_digest, None)
+        .await
+        .unwrap();
+    admitted_as(&memory, &pinned, REFERENCE, Some(&image.digest))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn the_index_can_be_required_to_be_signed() {
+    let key = key();
+    let strict = policy(json!([{
+        "type": "sigstoreSigned", "keyData": key.public_pem(), "nacreAllowUnsignedIndex": false,
+        "signedIdentity": { "type": "matchRepository" },
+    }]));
+    let image = image(&[ENCRYPTED]);
+    let mut descriptor = image.descriptor();
+    descriptor.platform = Some(Platform::parse("linux/amd64").unwrap());
+    let index = json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [descriptor],
+    });
+    let index = RawManifest::new(media_type::OCI_INDEX, index.to_string().into());
+    let memory = Memory::default();
+    memory.put(Location::Tag("v1".into()), &index);
+    memory.put(Location::Digest(image.digest.clone()), &image);
+    signed(&memory, &key, "r.example/a", &image.digest).await;
+    admitted(&memory, &signed_by(&[&key], "matchRepository"))
+        .await
+        .unwrap();
+    denied(
+        admitted(&memory, &strict).await,
+        &["signs the platform's manifest, not the index"],
+    );
+    signed(&memory, &key, "r.example/a", &index.digest).await;
+    let grant = admitted(&memory, &strict).await.unwrap();
+    assert_eq!(grant.evidence()[0].signed_digest, index.digest);
+    // Without an index the manifest is all there is.
+    let (memory, image) = stored(image);
+    signed(&memory, &key, "r.example/a", &image.digest).await;
+    admitted(&memory, &strict).await.unwrap();
+}
