@@ -234,12 +234,19 @@ async fn certificates() {
         let image = encrypt(program, &recipients, None);
         assert_eq!(packets(&image.layer)[0].recipients, Some(recipients.len()));
         config.private_keys.clear();
-        config.add_decryption_key(&format!("{KEYS}/rsa-pkcs8.pem")).unwrap();
+        config
+            .add_decryption_key(&format!("{KEYS}/rsa-pkcs8.pem"))
+            .unwrap();
         check(&image, &config, "pkcs7").await;
         config.private_keys.clear();
-        config.add_decryption_key(&format!("{KEYS}/p256-sec1.pem")).unwrap();
+        config
+            .add_decryption_key(&format!("{KEYS}/p256-sec1.pem"))
+            .unwrap();
         let keyring = Keyring::new(&config).unwrap();
-        assert_eq!(keyring.unwrap(&image.layer).await.unwrap_err().kind(), Kind::Denied);
+        assert_eq!(
+            keyring.unwrap(&image.layer).await.unwrap_err().kind(),
+            Kind::Denied
+        );
     }
 }
 
@@ -282,10 +289,10 @@ fn go_opens_what_nacre_wraps() {
     let Some(program) = go_program() else {
         return;
     };
-    let [rsa, p256, p521] = ["rsa-pkcs8.pem", "p256-pkcs8.der", "p521-pkcs8.pem"]
-        .map(|name| format!("{KEYS}/{name}"));
-    let [jwe_rsa, jwe_p256, jwe_p521] = ["rsa-pub.pem", "p256-pub.pem", "p521-pub.pem"]
-        .map(|name| format!("jwe:{KEYS}/{name}"));
+    let [rsa, p256, p521] =
+        ["rsa-pkcs8.pem", "p256-pkcs8.der", "p521-pkcs8.pem"].map(|name| format!("{KEYS}/{name}"));
+    let [jwe_rsa, jwe_p256, jwe_p521] =
+        ["rsa-pub.pem", "p256-pub.pem", "p521-pub.pem"].map(|name| format!("jwe:{KEYS}/{name}"));
     let certificate = format!("{KEYS}/rsa-cert.pem");
     let pkcs7 = format!("pkcs7:{certificate}");
     for (recipient, key) in [(&jwe_rsa, &rsa), (&jwe_p256, &p256), (&jwe_p521, &p521)] {

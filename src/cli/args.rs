@@ -384,10 +384,12 @@ pub(super) fn parse_place(text: &str) -> Result<Place, String> {
 /// A key file's bytes, zeroized when they are dropped.
 pub(super) fn read_key(file: &std::path::Path) -> Result<Zeroizing<Vec<u8>>> {
     let name = format!("key {}", file.display());
-    std::fs::read(file).map(Zeroizing::new).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::not_found(format!("{name}: no such file")),
-        _ => Error::io(name, e),
-    })
+    std::fs::read(file)
+        .map(Zeroizing::new)
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::not_found(format!("{name}: no such file")),
+            _ => Error::io(name, e),
+        })
 }
 
 /// The time that reproducible builds take for their own (`SOURCE_DATE_EPOCH`), if there is one.

@@ -26,12 +26,7 @@ fn message_of(algorithm: &[u8], info: &[u8], content: &[u8]) -> Vec<u8> {
             content,
         ],
     );
-    let enveloped = [
-        element(INTEGER, &[&[0]]),
-        element(SET, &[info]),
-        content,
-    ]
-    .concat();
+    let enveloped = [element(INTEGER, &[&[0]]), element(SET, &[info]), content].concat();
     element(
         SEQUENCE,
         &[
@@ -60,7 +55,10 @@ fn opens_with_the_recipients_key_and_no_other() {
         let packet = seal(&vec![certificate(); count], b"content").unwrap();
         let parsed = Pkcs7::parse(&packet).unwrap();
         assert_eq!(parsed.recipients(), count);
-        assert_eq!(parsed.open(&private("rsa-pkcs8.pem")).unwrap()[..], *b"content");
+        assert_eq!(
+            parsed.open(&private("rsa-pkcs8.pem")).unwrap()[..],
+            *b"content"
+        );
         let error = parsed.open(&private("p256-sec1.pem")).unwrap_err();
         assert_eq!(error.kind(), Kind::Denied);
     }
@@ -117,7 +115,9 @@ fn forms_that_others_write() {
         message(&algorithm, &recipient, &content.sealed),
         message_of(&algorithm, &recipient, &pieces),
     ] {
-        let opened = Pkcs7::parse(&packet).unwrap().open(&private("rsa-pkcs8.pem"));
+        let opened = Pkcs7::parse(&packet)
+            .unwrap()
+            .open(&private("rsa-pkcs8.pem"));
         assert_eq!(opened.unwrap()[..], *b"content");
     }
     let odd = element(CONTEXT_0, &[&element(SET, &[&content.sealed])]);
@@ -131,7 +131,10 @@ fn refuses_what_it_does_not_know() {
     let good = info(RSA_ENCRYPTION, b"x");
     let signed = element(
         SEQUENCE,
-        &[&element(OBJECT_IDENTIFIER, &[DATA]), &element(CONTEXT_0, &[])],
+        &[
+            &element(OBJECT_IDENTIFIER, &[DATA]),
+            &element(CONTEXT_0, &[]),
+        ],
     );
     for (packet, kind, text) in [
         (signed, Kind::Unsupported, "not enveloped"),
@@ -142,7 +145,11 @@ fn refuses_what_it_does_not_know() {
             Kind::Unsupported,
             "no recipient by RSA",
         ),
-        (message(&gcm, b"\x30\x05", &[0; 16]), Kind::Invalid, "malformed"),
+        (
+            message(&gcm, b"\x30\x05", &[0; 16]),
+            Kind::Invalid,
+            "malformed",
+        ),
         (
             message(&gcm, &good.repeat(MAX_RECIPIENTS + 1), &[0; 16]),
             Kind::Invalid,
@@ -161,7 +168,11 @@ fn certificates_that_are_none() {
     let large = vec![b' '; 1 << 20];
     for (file, kind, text) in [
         (file("p256-cert.pem"), Kind::Unsupported, "not RSA"),
-        (file("rsa-pkcs8.pem"), Kind::Invalid, "no PEM block CERTIFICATE"),
+        (
+            file("rsa-pkcs8.pem"),
+            Kind::Invalid,
+            "no PEM block CERTIFICATE",
+        ),
         (file("rsa-pkcs1.der"), Kind::Invalid, "not an X.509"),
         (Vec::new(), Kind::Invalid, "not an X.509"),
         (large, Kind::Invalid, "not a certificate"),
