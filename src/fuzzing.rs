@@ -131,10 +131,19 @@ pub fn manifest(json: &[u8]) -> usize {
     made
 }
 
-/// What cosign signs, and a sigstore bundle.
+/// What cosign signs, a sigstore bundle, an attestation and the provenance in it, a trusted root.
 pub fn signatures(json: &[u8]) -> usize {
-    let payload = usize::from(trust::cosign::parse_payload(json).is_ok());
-    payload + usize::from(trust::bundle::Bundle::parse(json).is_ok())
+    let mut made = usize::from(trust::cosign::parse_payload(json).is_ok());
+    made += usize::from(trust::bundle::Bundle::parse(json).is_ok());
+    made += usize::from(trust::sigstore::Bundle::parse(json).is_ok());
+    made += usize::from(trust::sigstore::TrustRoot::parse(json, "root").is_ok());
+    if let Ok(envelope) = trust::attestation::statement::Envelope::parse(json) {
+        made += 1 + usize::from(envelope.statement().is_ok());
+    }
+    if let Ok(statement) = trust::attestation::statement::Statement::parse(json) {
+        made += 1 + usize::from(trust::Provenance::of(&statement).is_ok());
+    }
+    made
 }
 
 /// Keys, public and private, and certificates.

@@ -349,6 +349,18 @@ fn verify_shows_the_grant_or_why_not() {
         .text();
     assert!(text.contains(&manifest), "{text}");
 
+    let all = ["verify", "--attestations", &image, ANYTHING[0], ANYTHING[1]];
+    assert_eq!(bench.run(&all).text(), format!("{text}no attestation\n"));
+    let mut words = all.to_vec();
+    words.push("--json");
+    let mut printed = bench.run(&words).json();
+    let found = printed
+        .as_object_mut()
+        .unwrap()
+        .remove("found_attestations");
+    assert_eq!(found, Some(json!([])));
+    assert_eq!(printed, grant);
+
     let reject = bench.policy("reject.json", &json!({ "default": [{ "type": "reject" }] }));
     let refused = bench.run(&["verify", &image, "--policy", &reject]);
     refused.failed(4, &[]);

@@ -12,7 +12,7 @@
 //! one against the other. Until then the policy parser refuses its words by name.
 
 mod admit;
-mod attestation;
+pub(crate) mod attestation;
 pub(crate) mod bundle;
 pub(crate) mod cosign;
 mod evidence;

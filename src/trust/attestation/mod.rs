@@ -8,7 +8,7 @@
 mod collect;
 mod provenance;
 mod report;
-pub(super) mod statement;
+pub(crate) mod statement;
 
 use std::fmt;
 

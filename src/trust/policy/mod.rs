@@ -54,7 +54,7 @@ pub enum Requirement {
     /// A sigstore signature for an accepted name.
     SigstoreSigned {
         /// Who must have made it.
-        signer: Signer,
+        signer: Box<Signer>,
         /// Which name the signature must carry.
         identity: SignedIdentity,
         /// Whether a signature on the platform's manifest is good where an index was named.

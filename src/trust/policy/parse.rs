@@ -103,7 +103,7 @@ impl File<'_> {
             .chain(signers::fields())
             .collect();
         self.only(node, &known)?;
-        let signer = self.signer(node)?;
+        let signer = Box::new(self.signer(node)?);
         let identity = match node.get("signedIdentity") {
             Some(identity) => self.identity(identity)?,
             None => SignedIdentity::MatchRepoDigestOrExact,

@@ -51,12 +51,15 @@ fn reads_what_containers_policy_describes() {
     }
     let applied = policy.applied(&"r.example/a".parse().unwrap()).unwrap();
     let Requirement::SigstoreSigned {
-        signer: Signer::Keys { keys, log: None },
+        signer,
         identity,
         unsigned_index: true,
     } = &applied.requirements[0]
     else {
-        panic!("sigstoreSigned by keys first")
+        panic!("sigstoreSigned first")
+    };
+    let Signer::Keys { keys, log: None } = &**signer else {
+        panic!("by keys")
     };
     assert_eq!(keys.len(), 2);
     assert_eq!(*identity, SignedIdentity::MatchRepository);
@@ -67,11 +70,8 @@ fn key_data_is_base64_of_pem_or_pem() {
     use base64::Engine as _;
     let pem = KEY.replace("\\n", "\n");
     let encoded = base64::engine::general_purpose::STANDARD.encode(&pem);
-    let fingerprint = |policy: Policy| match &policy.default[0] {
-        Requirement::SigstoreSigned {
-            signer: Signer::Keys { keys, .. },
-            ..
-        } => keys[0].fingerprint().clone(),
+    let fingerprint = |policy: Policy| match policy.default[0].signer() {
+        Some(Signer::Keys { keys, .. }) => keys[0].fingerprint().clone(),
         _ => panic!("signed"),
     };
     assert_eq!(

@@ -86,7 +86,11 @@ impl Pki {
             None,
         )
         .map_err(|e| format!("certificate is not by {}: {e}", self.origin))?;
-        let (spki, emails, other) = names(leaf)?;
+        let Names {
+            spki,
+            emails,
+            other,
+        } = names(leaf)?;
         if let Some(email) = &self.email
             && !emails.contains(email)
         {
@@ -137,8 +141,15 @@ impl fmt::Display for Pki {
 /// DER content of the OID 1.3.6.1.5.5.7.3.3, `id-kp-codeSigning`.
 const CODE_SIGNING: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x03];
 
-/// SubjectPublicKeyInfo, e-mail addresses, and hosts and URIs of a certificate.
-fn names(der: &[u8]) -> Result<(Vec<u8>, Vec<String>, Vec<String>), String> {
+/// Whom a certificate names, and his key.
+struct Names {
+    spki: Vec<u8>,
+    emails: Vec<String>,
+    /// Hosts and URIs.
+    other: Vec<String>,
+}
+
+fn names(der: &[u8]) -> Result<Names, String> {
     let malformed = |e: x509_cert::der::Error| format!("certificate: {e}");
     let certificate = Certificate::from_der(der).map_err(malformed)?;
     let body = &certificate.tbs_certificate;
@@ -154,7 +165,11 @@ fn names(der: &[u8]) -> Result<(Vec<u8>, Vec<String>, Vec<String>), String> {
             }
         }
     }
-    Ok((spki, emails, other))
+    Ok(Names {
+        spki,
+        emails,
+        other,
+    })
 }
 
 fn shown(emails: &[String], other: &[String]) -> String {

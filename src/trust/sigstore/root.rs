@@ -1,7 +1,10 @@
 //! Whom to believe: certificate authorities, logs and timestamp authorities, and the verification
 //! against them.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use base64::Engine as _;
 use serde_json::json;
@@ -66,7 +69,13 @@ impl TrustRoot {
     /// # Errors
     /// `Internal`; a test reads it.
     pub(crate) fn production() -> Result<Self> {
-        Self::built_in(SigstoreInstance::PublicGood, "of the public Sigstore")
+        // A policy is read for every decision, and may name it in many scopes.
+        static ONCE: OnceLock<TrustRoot> = OnceLock::new();
+        if let Some(root) = ONCE.get() {
+            return Ok(root.clone());
+        }
+        let root = Self::built_in(SigstoreInstance::PublicGood, "of the public Sigstore")?;
+        Ok(ONCE.get_or_init(|| root).clone())
     }
 
     /// The public staging instance, for the conformance suite.
