@@ -302,7 +302,9 @@ impl Toy {
     async fn make(front_end: FrontEnd) -> Self {
         let (node, registry) = (Node::new(), FakeRegistry::start().await);
         let (one, two) = (noise(1, 300_000), noise(2, 300_000));
-        let files: [(&str, &[u8]); 2] = [("one", &one), ("two", &two)];
+        // More than a request for one of them is ever grown to, so that it never brings the other.
+        let between = noise(3, 2 << 20);
+        let files: [(&str, &[u8]); 3] = [("one", &one), ("between", &between), ("two", &two)];
         let image = put(&registry, "app", &[lazy(LayerFormat::Estargz, &files)]);
         node.sign(&image.reference, &image.manifest.digest).await;
         Self {

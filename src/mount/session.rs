@@ -40,8 +40,13 @@ where
 {
     let end = Arc::clone(end);
     let thread = thread::Builder::new().name("fuse-session".to_owned());
+    let file = session.as_fd().try_clone_to_owned();
     let started = thread.spawn(move || {
-        let result = session.run();
+        let result = match session.run() {
+            // Unmounted before all its threads had begun, which is what they then fail with.
+            Err(_) if file.is_ok_and(descriptors::is_dead) => Ok(()),
+            result => result,
+        };
         end.set(result.map_err(|error| error.to_string()));
     });
     match started {
