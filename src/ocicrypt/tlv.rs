@@ -44,7 +44,7 @@ impl<'a> Elements<'a> {
             0..=0x7f => (usize::from(first), rest),
             0x81..=0x84 => {
                 let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-                let length = bytes.iter().fold(0, |sum, &b| sum << 8 | usize::from(b));
+                let length = bytes.iter().fold(0, |sum, &b| (sum << 8) | usize::from(b));
                 let shortest = bytes[0] != 0 && length >= 0x80;
                 (shortest.then_some(length)?, rest)
             }

@@ -2,7 +2,7 @@
 //! entered in a Rekor log or stamped by a timestamp authority.
 //!
 //! The only place that knows the crate `sigstore-verify` (docs/decisions/0012-sigstore.md): bytes
-//! go in, what they prove comes out as a [`Proof`]. A [`TrustRoot`] holds whom to believe; where a
+//! go in, what they prove comes out as a `Proof`. A [`TrustRoot`] holds whom to believe; where a
 //! policy gives a certificate authority and a log's key instead, one is made of these. Signatures
 //! in the older form (layers of a `.sig` or `.att` image, `attached`) are verified as the bundles
 //! that they amount to. `pki` is the requirement of the same name, which knows neither log nor
