@@ -418,7 +418,12 @@ async fn a_mirror_is_asked_only_for_what_it_can() {
     case.check(&*repository.blob(&case.descriptor), 0, 10).await;
     assert_eq!(case.asked(), (2, 0), "by digest");
     repository.referrers(&case.manifest).await.unwrap();
-    assert_eq!(case.asked(), (0, 1), "a list that changes");
+    // The API and, at the same time, the tag that stands in for it: it may be given up before it is sent.
+    let (mirror, origin) = case.asked();
+    assert!(
+        mirror == 0 && (1..=2).contains(&origin),
+        "a list that changes: {origin}"
+    );
 
     let resolve = "capabilities = [\"resolve\"]";
     let case = Case::with(Setup::default(), Setup::default(), resolve).await;
