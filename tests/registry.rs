@@ -270,6 +270,63 @@ async fn a_cut_body_is_resumed_where_it_ended() {
     assert_eq!(requests[10].range.as_deref(), Some("bytes=10000-399999"));
 }
 
+/// Reads three ranges of a blob and gives the ranges that were asked for.
+async fn three_ranges(case: &Case) -> Vec<String> {
+    let ranges = vec![10..20, 50_000..60_000, 399_990..400_000];
+    let pieces = case.blob().read_ranges(ranges.clone()).await.unwrap();
+    let pieces: Vec<(u64, Bytes)> = pieces.try_collect().await.unwrap();
+    let mut read = Vec::new();
+    for (at, piece) in pieces {
+        let at = usize::try_from(at).unwrap();
+        assert!(piece == case.content[at..at + piece.len()], "at {at}");
+        read.extend(at..at + piece.len());
+    }
+    let wanted = ranges.into_iter().flatten();
+    assert!(read.into_iter().map(|at| at as u64).eq(wanted));
+    let requests = case.registry.requests();
+    requests
+        .into_iter()
+        .map(|seen| seen.range.unwrap_or_default())
+        .collect()
+}
+
+const THREE: &str = "bytes=10-19,50000-59999,399990-399999";
+
+#[tokio::test]
+async fn several_ranges_come_in_one_answer() {
+    let case = Case::new().await;
+    assert_eq!(three_ranges(&case).await, [THREE]);
+}
+
+#[tokio::test]
+async fn an_answer_of_several_ranges_is_resumed_where_it_was_cut() {
+    for fault in [Fault::Truncate(5000), Fault::Stall(5000)] {
+        let case = Case::new().await;
+        case.registry.fail_next("/blobs/", fault.clone());
+        let asked = three_ranges(&case).await;
+        assert_eq!(asked.len(), 2, "{fault:?}: {asked:?}");
+        let (start, rest) = asked[1]["bytes=".len()..].split_once('-').unwrap();
+        assert!((50_001..55_000).contains(&start.parse::<u64>().unwrap()));
+        assert_eq!(rest, "59999,399990-399999");
+    }
+}
+
+#[tokio::test]
+async fn where_ranges_come_one_at_a_time_near_ones_are_joined() {
+    for fault in [Fault::FirstRange, Fault::IgnoreRange, Fault::Status(416)] {
+        let case = Case::new().await;
+        case.registry.fail_next("/blobs/", fault.clone());
+        let asked = three_ranges(&case).await;
+        assert_eq!(asked, [THREE, "bytes=10-399999"], "{fault:?}");
+        assert_eq!(
+            three_ranges(&case).await.last().unwrap(),
+            "bytes=10-399999",
+            "and that is remembered"
+        );
+        assert_eq!(case.registry.requests().len(), 3);
+    }
+}
+
 #[tokio::test]
 async fn traffic_is_what_crossed_the_wire() {
     let case = Case::new().await;

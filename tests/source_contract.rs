@@ -43,6 +43,24 @@ async fn collect(source: &dyn BlobSource) -> nacre::Result<Vec<u8>> {
     Ok(pieces.concat())
 }
 
+/// Reads ranges and checks that they come whole and in order.
+async fn read_ranges(source: &dyn BlobSource, content: &Bytes, ranges: &[std::ops::Range<usize>]) {
+    let wanted = ranges.iter();
+    let wanted = wanted.map(|range| range.start as u64..range.end as u64);
+    let pieces = source.read_ranges(wanted.collect()).await.unwrap();
+    let pieces: Vec<(u64, Bytes)> = pieces.try_collect().await.unwrap();
+    let places = pieces.iter().flat_map(|(at, piece)| {
+        let start = usize::try_from(*at).unwrap();
+        start..start + piece.len()
+    });
+    let places: Vec<usize> = places.collect();
+    let want: Vec<usize> = ranges.iter().cloned().flatten().collect();
+    assert!(places == want, "{ranges:?}");
+    let bytes: Vec<Bytes> = pieces.into_iter().map(|(_, piece)| piece).collect();
+    let want: Vec<&[u8]> = ranges.iter().map(|range| &content[range.clone()]).collect();
+    assert!(bytes.concat() == want.concat(), "{ranges:?}");
+}
+
 fn kind<T>(result: nacre::Result<T>) -> Option<Kind> {
     result.err().map(|error| error.kind())
 }
@@ -87,6 +105,18 @@ async fn blob_contract(source: Arc<dyn BlobSource>, content: &Bytes) {
         .await
         .unwrap();
     assert!(verified.concat() == *content);
+    // Every other run between two edges, and all of them.
+    edges.sort_unstable();
+    edges.dedup();
+    let runs: Vec<_> = edges.windows(2).map(|pair| pair[0]..pair[1]).collect();
+    read_ranges(&*source, content, &runs).await;
+    let apart: Vec<_> = runs.iter().step_by(2).cloned().collect();
+    read_ranges(&*source, content, &apart).await;
+    read_ranges(&*source, content, &[]).await;
+    for wrong in [vec![0..over], vec![1..1, 0..1]] {
+        let read = source.read_ranges(wrong.clone()).await;
+        assert!(read.is_err() || size == 0, "{wrong:?}");
+    }
     let step = (size / 16).max(1);
     let reads = (0..size).step_by(step).map(|start| {
         let end = (start + step).min(size);

@@ -168,6 +168,9 @@ impl Mount {
             &self.store.image_directories(),
             &options,
         )?;
+        if let (None, Some(read_ahead)) = (self.read_ahead_kib, mounted.read_ahead()) {
+            tokio::spawn(read_ahead.clone().narrow_for_start(image.engine.followed()));
+        }
         Ok(Serving {
             image,
             mounted,

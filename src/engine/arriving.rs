@@ -12,7 +12,7 @@ pub(super) struct Arriving {
     extent: Extent,
     /// How many of the extent's units have been cut out.
     cut: usize,
-    /// Bytes from `start` on that no unit has taken.
+    /// Bytes of one run from `start` on that no unit has taken.
     buffer: BytesMut,
     /// Place of the buffer's first byte in the blob.
     start: u64,
@@ -23,7 +23,7 @@ pub(super) struct Arriving {
 impl Arriving {
     pub(super) fn new(extent: Extent) -> Self {
         Self {
-            start: extent.bytes.start,
+            start: 0,
             extent,
             cut: 0,
             buffer: BytesMut::new(),
@@ -31,14 +31,20 @@ impl Arriving {
     }
 
     /// The bytes of the blob that are to come.
-    pub(super) fn bytes(&self) -> Range<u64> {
-        self.extent.bytes.clone()
+    pub(super) fn ranges(&self) -> &[Range<u64>] {
+        &self.extent.ranges
     }
 
-    /// The next bytes.
-    pub(super) fn push(&mut self, piece: &[u8]) {
+    /// The next bytes, which belong at `at`.
+    pub(super) fn push(&mut self, at: u64, piece: &[u8]) {
+        if at != self.start + self.buffer.len() as u64 {
+            // A run begins. What may be left of the last one is behind its last unit.
+            self.buffer = BytesMut::new();
+            self.start = at;
+        }
         if self.buffer.capacity() == 0 {
-            let length = self.extent.bytes.end - self.extent.bytes.start;
+            let run = self.extent.ranges.iter().find(|run| run.contains(&at));
+            let length = run.map_or(0, |run| run.end - at);
             self.buffer.reserve(usize::try_from(length).unwrap_or(0));
         }
         self.buffer.extend_from_slice(piece);
@@ -49,8 +55,8 @@ impl Arriving {
         let &index = self.extent.units.get(self.cut)?;
         let unit = &table.units[index as usize];
         let length = unit.length as usize;
-        // An extent begins with its first unit, and its units ascend.
-        let before = usize::try_from(unit.offset.saturating_sub(self.start)).ok()?;
+        // A run begins with a unit, and the units ascend.
+        let before = usize::try_from(unit.offset.checked_sub(self.start)?).ok()?;
         if self.buffer.len() < before.checked_add(length)? {
             return None;
         }
@@ -76,6 +82,10 @@ impl Arriving {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "a list of one range is meant"
+)]
 mod tests {
     use super::*;
     use crate::index::{Codec, Unit};
@@ -93,14 +103,20 @@ mod tests {
             ..ChunkTable::default()
         };
         let blob: Vec<u8> = (0..200).collect();
-        for step in [1, 2, 5, 17] {
+        for (step, ranges) in [1, 2, 5, 17].into_iter().flat_map(|step| {
+            [vec![100..117], vec![100..105, 110..117]].map(|ranges| (step, ranges))
+        }) {
             let mut arriving = Arriving::new(Extent {
-                bytes: 100..117,
+                ranges: ranges.clone(),
                 units: vec![0, 1, 2, 3],
             });
             let mut got = Vec::new();
-            for piece in blob[100..117].chunks(step) {
-                arriving.push(piece);
+            let pieces = ranges.iter().flat_map(|run| {
+                let bytes = &blob[run.start as usize..run.end as usize];
+                (run.start..).step_by(step).zip(bytes.chunks(step))
+            });
+            for (at, piece) in pieces {
+                arriving.push(at, piece);
                 while let Some((unit, bytes)) = arriving.whole_unit(&table) {
                     got.push((unit, bytes.to_vec()));
                 }
@@ -112,7 +128,11 @@ mod tests {
                 want(110..116),
                 want(113..117),
             ];
-            assert_eq!(got, (0..).zip(all).collect::<Vec<_>>(), "step {step}");
+            assert_eq!(
+                got,
+                (0..).zip(all).collect::<Vec<_>>(),
+                "step {step} {ranges:?}"
+            );
             assert_eq!(arriving.missing().count(), 0);
         }
     }
@@ -135,10 +155,10 @@ mod tests {
             ..ChunkTable::default()
         };
         let mut arriving = Arriving::new(Extent {
-            bytes: 0..8,
+            ranges: vec![0..8],
             units: vec![0, 1],
         });
-        arriving.push(b"abcdefg");
+        arriving.push(0, b"abcdefg");
         assert_eq!(arriving.whole_unit(&table).unwrap().1, "abcd");
         assert!(arriving.whole_unit(&table).is_none());
         assert_eq!(arriving.missing().collect::<Vec<_>>(), [1]);

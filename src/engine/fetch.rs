@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use tokio::sync::oneshot;
 
 use super::{
     FileData, Layer, ServedFrom, Shared,
@@ -22,6 +23,7 @@ use crate::{
     codec,
     error::{Error, Result},
     index::{Chunk, ChunkTable, Place},
+    source::{BlobSource, PlacedStream},
     store::VerifiedChunk,
 };
 
@@ -83,7 +85,9 @@ impl Shared {
                 }
             }
         }
-        self.fetch(queues, layer_number, wanted, Why::Read);
+        let neighbours_of = wanted[..demanded].to_vec();
+        let bytes = self.fetch(queues, layer_number, wanted, Why::Read);
+        self.needed(queues, layer_number, &neighbours_of, bytes);
         if let Some((file, range)) = ahead {
             self.fetch_ahead(
                 queues,
@@ -197,17 +201,20 @@ impl Shared {
         })
     }
 
-    /// Sends one request for each extent.
-    fn fetch(self: &Arc<Self>, queues: &Queues, layer: u16, mut units: Vec<u32>, why: Why) {
+    /// Sends one request for each extent; gives how many bytes they are for.
+    fn fetch(self: &Arc<Self>, queues: &Queues, layer: u16, mut units: Vec<u32>, why: Why) -> u64 {
         units.sort_unstable();
         let joining = Joining {
             gap: self.config.join_gap,
             max: self.config.max_extent,
         };
         let table = &self.layers[usize::from(layer)].data.table;
+        let mut bytes = 0;
         for extent in plan::extents(table, &units, joining) {
+            bytes += extent.length();
             self.request(queues, layer, extent, why);
         }
+        bytes
     }
 
     /// Fetches a single unit again.
@@ -222,19 +229,27 @@ impl Shared {
     pub(super) fn request(self: &Arc<Self>, queues: &Queues, layer: u16, extent: Extent, why: Why) {
         let (shared, queues) = (Arc::clone(self), queues.clone());
         self.runtime
-            .spawn(async move { shared.carry(&queues, layer, extent, why).await });
+            .spawn(async move { shared.carry(&queues, layer, extent, why, None).await });
     }
 
-    /// Reads an extent; what does not come fails whoever waits for it.
-    pub(super) async fn carry(&self, queues: &Queues, layer: u16, extent: Extent, why: Why) {
-        let length = extent.bytes.end - extent.bytes.start;
+    /// Reads an extent; what does not come fails whoever waits for it. `nearly` is told when the next
+    /// one should be asked for, so that its answer comes when this one has ended.
+    pub(super) async fn carry(
+        &self,
+        queues: &Queues,
+        layer: u16,
+        extent: Extent,
+        why: Why,
+        nearly: Option<oneshot::Sender<()>>,
+    ) {
+        let length = extent.length();
         Counters::add(&self.counters.extents, 1);
         Counters::add(&self.counters.extent_bytes, length);
         if why == Why::Ahead {
             Counters::add(&self.counters.ahead_bytes, length);
         }
         let mut arriving = Arriving::new(extent);
-        let received = self.receive(queues, layer, &mut arriving, why == Why::Again);
+        let received = self.receive(queues, layer, &mut arriving, why == Why::Again, nearly);
         if let Err(error) = received.await {
             let digest = &self.layers[usize::from(layer)].data.digest;
             let fault = Fault::from(&error.context(format!("layer {digest}")));
@@ -253,25 +268,31 @@ impl Shared {
         layer: u16,
         arriving: &mut Arriving,
         again: bool,
+        mut nearly: Option<oneshot::Sender<()>>,
     ) -> Result<()> {
         let data = &self.layers[usize::from(layer)].data;
-        let range = arriving.bytes();
+        let ranges = arriving.ranges().to_vec();
         let begin = Instant::now();
         let mut first = None;
         let mut rest = 0;
+        let mut left: u64 = ranges.iter().map(|run| run.end - run.start).sum();
         let mut pieces = if again {
-            let bytes = data.source.read_elsewhere(range).await?;
-            stream::once(async move { Ok(bytes) }).boxed()
+            elsewhere(&*data.source, ranges).await?
         } else {
-            data.source.read_pieces(range).await?
+            data.source.read_ranges(ranges).await?
         };
         while let Some(piece) = pieces.next().await {
-            let piece = piece?;
+            let (at, piece) = piece?;
             match first {
                 None => first = Some(Instant::now()),
                 Some(_) => rest += piece.len() as u64,
             }
-            arriving.push(&piece);
+            arriving.push(at, &piece);
+            left = left.saturating_sub(piece.len() as u64);
+            if left <= self.pace.in_flight() {
+                // Nobody listens any more if the engine ends.
+                let _ = nearly.take().map(|it| it.send(()));
+            }
             while let Some((unit, compressed)) = arriving.whole_unit(&data.table) {
                 let task = Task::Decode {
                     layer,
@@ -294,6 +315,16 @@ impl Shared {
             Some(unit) => Err(Error::unavailable(format!("unit {unit}: answer cut off"))),
         }
     }
+}
+
+/// The ranges once more, from somewhere else.
+async fn elsewhere(source: &dyn BlobSource, ranges: Vec<Range<u64>>) -> Result<PlacedStream> {
+    let mut pieces = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let at = range.start;
+        pieces.push(Ok((at, source.read_elsewhere(range).await?)));
+    }
+    Ok(stream::iter(pieces).boxed())
 }
 
 /// The units that hold `range` of the file, ascending.

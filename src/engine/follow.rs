@@ -6,7 +6,15 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::{Shared, fetch::Why, plan::Extent, workers::Queues};
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use super::{
+    Shared,
+    fetch::Why,
+    plan::{self, Extent},
+    profile,
+    workers::Queues,
+};
 
 /// Extents of a profile that have not been asked for yet, the next one first. Their units are on
 /// their way for all who look: whoever wants one has its extent fetched now.
@@ -15,11 +23,19 @@ pub(super) struct Pending {
     extents: Mutex<Vec<(u16, Extent)>>,
     /// How many there are, for those who need not look.
     count: AtomicUsize,
+    /// How many are being fetched, or planned.
+    flying: AtomicUsize,
+    /// Told when all have come.
+    over: Notify,
 }
 
-/// Extents of a profile that are fetched at a time: enough to fill a link over its round trips, few
-/// enough that what is needed first arrives first.
+/// Extents of a profile that are fetched at a time, at most. The next one is begun when what is left of
+/// the last one comes within the time that an answer takes: the link is never idle, and what is
+/// needed first has it for itself.
 const AT_A_TIME: usize = 3;
+/// What another run in a request costs the other side, as a part of what a request costs: registries
+/// open and read the blob anew for each.
+const RUNS_PER_ANSWER: u64 = 8;
 
 // === impl Shared ===
 
@@ -31,14 +47,28 @@ impl Shared {
             .filter_map(|(layer, extent)| Some((layer, self.begun(layer, extent)?)))
             .collect();
         self.pending.add(begun);
-        for _ in 0..AT_A_TIME {
-            let (shared, queues) = (Arc::clone(self), queues.clone());
-            self.runtime.spawn(async move {
-                while let Some((layer, extent)) = shared.pending.next() {
-                    shared.carry(&queues, layer, extent, Why::Ahead).await;
-                }
-            });
-        }
+        self.pending.landed();
+        let (shared, queues) = (Arc::clone(self), queues.clone());
+        self.runtime.spawn(async move {
+            let room = Arc::new(Semaphore::new(AT_A_TIME));
+            while let Ok(permit) = Arc::clone(&room).acquire_owned().await
+                && let Some((layer, extent)) = shared.pending.next()
+            {
+                let extent = shared.regapped(layer, extent);
+                let (nearly, soon) = oneshot::channel();
+                let (shared, queues) = (Arc::clone(&shared), queues.clone());
+                tokio::spawn(async move {
+                    let nearly = Some(nearly);
+                    shared
+                        .carry(&queues, layer, extent, Why::Ahead, nearly)
+                        .await;
+                    shared.pending.landed();
+                    drop(permit);
+                });
+                // Dropped when it has come, or will not come.
+                let _ = soon.await;
+            }
+        });
     }
 
     /// A reader wants a unit that is on its way: if only a profile was going to fetch it, it is
@@ -55,14 +85,18 @@ impl Shared {
         extent
             .units
             .retain(|&unit| self.begins_ahead(data, layer, unit));
-        let place = |unit: u32| {
-            let unit = &data.data.table.units[unit as usize];
-            unit.offset..unit.offset + u64::from(unit.length)
-        };
-        let start = place(*extent.units.first()?).start;
-        let end = extent.units.iter().map(|&unit| place(unit).end).max()?;
-        extent.bytes = start..end;
-        Some(extent)
+        let table = &data.data.table;
+        (!extent.units.is_empty()).then(|| plan::apart(table, extent.units, profile::GAP))
+    }
+
+    /// The same units, with gaps fetched over that cost less than another run in the request.
+    fn regapped(&self, layer: u16, extent: Extent) -> Extent {
+        let gap = (self.pace.extent() / RUNS_PER_ANSWER).max(profile::GAP);
+        plan::apart(
+            &self.layers[usize::from(layer)].data.table,
+            extent.units,
+            gap,
+        )
     }
 }
 
@@ -79,18 +113,62 @@ impl Pending {
     pub(super) fn clear(&self) {
         self.lock().clear();
         self.count.store(0, Ordering::Release);
+        self.tell();
+    }
+
+    /// Whether all of it has come, or there was nothing.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_empty() && self.flying.load(Ordering::Acquire) == 0
+    }
+
+    /// Ends when it is over.
+    pub(super) async fn over(&self) {
+        loop {
+            let mut told = std::pin::pin!(self.over.notified());
+            // Before the look: what happens after it is told.
+            told.as_mut().enable();
+            if self.is_over() {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// Extents will be added.
+    pub(super) fn expect(&self) {
+        self.flying.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// An extent that was next has come or has failed, or what was expected has been added.
+    fn landed(&self) {
+        self.flying.fetch_sub(1, Ordering::AcqRel);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        if self.is_over() {
+            self.over.notify_waiters();
+        }
+    }
+
+    /// Whether all of it has been asked for, or there was nothing.
+    fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
     }
 
     fn next(&self) -> Option<(u16, Extent)> {
         let mut pending = self.lock();
         let next = (!pending.is_empty()).then(|| pending.remove(0));
+        if next.is_some() {
+            self.expect();
+        }
         self.count.store(pending.len(), Ordering::Release);
         next
     }
 
     /// The extent that has the unit.
     fn take(&self, layer: u16, unit: u32) -> Option<Extent> {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if self.is_empty() {
             return None;
         }
         let mut pending = self.lock();
@@ -98,6 +176,8 @@ impl Pending {
         let at = pending.iter().position(has)?;
         let (_, extent) = pending.remove(at);
         self.count.store(pending.len(), Ordering::Release);
+        drop(pending);
+        self.tell();
         Some(extent)
     }
 

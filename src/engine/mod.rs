@@ -9,6 +9,7 @@ mod arriving;
 mod counters;
 mod fetch;
 mod follow;
+mod neighbours;
 mod operation;
 mod pace;
 mod plan;
@@ -29,6 +30,7 @@ use self::{
     counters::Counters,
     fetch::{Flights, Waiter},
     follow::Pending,
+    neighbours::Neighbours,
     operation::{Answer, Fault, Operation},
     pace::Pace,
     plan::ByUnit,
@@ -38,6 +40,7 @@ use self::{
 };
 pub use self::{
     counters::{EngineCounts, EngineSnapshot, Meter, ServedFrom},
+    neighbours::Reach,
     profile::{FollowConfig, Profile, Run},
 };
 use crate::{
@@ -92,9 +95,11 @@ pub struct EngineConfig {
     pub grow: (u64, u64),
     /// Longest request, unless one unit is longer.
     pub max_extent: u64,
-    /// First and largest window that is fetched ahead of a sequential reader, in bytes of the file;
-    /// (0, 0) fetches nothing ahead.
-    pub stream_window: (u64, u64),
+    /// Largest window that is fetched ahead of a sequential reader, in bytes of the file; 0 fetches
+    /// nothing ahead. The first one is as long as a request.
+    pub stream_window: u64,
+    /// What is fetched ahead of readers who jump about.
+    pub neighbours: Reach,
     /// How far an image's profile is followed; none is not even looked for.
     pub follow: Option<FollowConfig>,
 }
@@ -130,6 +135,7 @@ struct Shared {
     pace: Pace,
     /// What a profile has still to fetch.
     pending: Pending,
+    neighbours: Neighbours,
     /// Notes what is read, from when somebody asks for it.
     recorder: OnceLock<Recorder>,
     counters: Arc<Counters>,
@@ -152,7 +158,8 @@ impl EngineConfig {
         min_extent: 128 << 10,
         grow: (64 << 10, 1 << 20),
         max_extent: 4 << 20,
-        stream_window: (1 << 20, 16 << 20),
+        stream_window: 16 << 20,
+        neighbours: Reach::RECOMMENDED,
         follow: Some(FollowConfig::RECOMMENDED),
     };
 }
@@ -180,15 +187,15 @@ impl Engine {
                 data,
             })
             .collect();
-        let (first, max) = config.stream_window;
         let shared = Arc::new(Shared {
             layers,
             store,
             runtime,
             flights: Flights::default(),
-            streams: Streams::new(first, max),
+            streams: Streams::new(config.stream_window),
             pace: Pace::new(config.min_extent, config.grow),
             pending: Pending::default(),
+            neighbours: Neighbours::new(config.neighbours),
             recorder: OnceLock::new(),
             counters: Arc::default(),
             config,
@@ -231,8 +238,16 @@ impl Engine {
     pub fn follow(&self, profile: &Profile, config: FollowConfig) {
         let extents = profile.extents(&self.shared.tables(), config);
         if !extents.is_empty() {
+            self.shared.pending.expect();
             self.workers.send(Task::Follow { extents });
         }
+    }
+
+    /// Ends when what [`follow`](Self::follow) fetches has come, or nothing more will; at once if it
+    /// was not called.
+    pub fn followed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move { shared.pending.over().await }
     }
 
     /// Begins to note what is read.
@@ -296,10 +311,6 @@ impl ReadFile for Engine {
         };
         let table = &layer.data.table;
         let parts = plan::parts(table, file, offset, length);
-        let ahead = self
-            .shared
-            .streams
-            .note((file.layer, file.first_chunk), offset, length);
         let operation = Arc::new(Operation::new(parts.len(), self.counting(done)));
         let mut missing = Vec::new();
         for (slot, part) in parts.into_iter().enumerate() {
@@ -327,6 +338,7 @@ impl ReadFile for Engine {
                 });
             }
         }
+        let ahead = self.ahead(file, offset, length, !missing.is_empty());
         if !missing.is_empty() || ahead.is_some() {
             let ahead = ahead.map(|range| (file, range));
             self.workers.send(Task::Look {
@@ -344,6 +356,16 @@ impl ReadFile for Engine {
 }
 
 impl Engine {
+    /// What to fetch ahead of this reader, who misses some of what he reads or nothing. Nothing while a
+    /// profile is followed, which knows better.
+    fn ahead(&self, file: FileData, offset: u64, length: u32, misses: bool) -> Option<Range<u64>> {
+        let shared = &self.shared;
+        let first = if misses { shared.pace.extent() } else { 0 };
+        let file = (file.layer, file.first_chunk);
+        let ahead = shared.streams.note(file, offset, length, first);
+        ahead.filter(|_| shared.pending.is_over())
+    }
+
     /// Counts the answer before it is given.
     fn counting(&self, done: ReadDone) -> Answer {
         // Not `shared`: flights hold operations, and those must not hold the flights.

@@ -1,15 +1,17 @@
 //! How the source answers: how long until the first byte, and how fast the rest.
 //!
-//! A request costs its latency, whatever it is for. What comes in that time at the source's own speed
-//! (their product) is fetched beside what a reader needs: a request then never takes more than about
-//! twice as long as it must, and half of the link is used even if readers wait for each other. On a
-//! slow link near by that is little, on a fast one far away it is much.
+//! A request costs its latency, whatever it is for. What comes in a few times that time at the source's
+//! own speed is fetched beside what a reader needs, so that most of the link is used even if readers
+//! wait for each other. On a slow link near by that is little, on a fast one far away it is much.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+/// Twice what is fetched beside, in such products: measured with starts of large images, where most of
+/// what lies behind is needed too and a request costs the other side work besides its time.
+const WORTH: u64 = 5;
 /// Answers that are remembered.
 const REMEMBERED: usize = 16;
 /// Shorter rests say more about buffers than about the link.
@@ -67,20 +69,29 @@ impl Pace {
 
     /// Bytes that a request should at least be for.
     pub(super) fn extent(&self) -> u64 {
+        let product = self.product();
+        product.map_or(self.default, |it| {
+            (it.saturating_mul(WORTH) / 2).clamp(self.bounds.0, self.bounds.1)
+        })
+    }
+
+    /// Bytes that come while an answer is waited for; all there are until that is known.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.product().unwrap_or(u64::MAX)
+    }
+
+    fn product(&self) -> Option<u64> {
         let answers = self.lock();
         // The best of each: what is worse was waiting for something else.
-        let latency = answers.latencies.iter().reduce(f64::min);
-        let speed = answers.speeds.iter().reduce(f64::max);
-        let (Some(latency), Some(speed)) = (latency, speed) else {
-            return self.default;
-        };
+        let latency = answers.latencies.iter().reduce(f64::min)?;
+        let speed = answers.speeds.iter().reduce(f64::max)?;
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "it is positive, and too large is as good as the largest"
         )]
         let product = (latency * speed) as u64;
-        product.clamp(self.bounds.0, self.bounds.1)
+        Some(product)
     }
 
     fn lock(&self) -> MutexGuard<'_, Answers> {
@@ -115,8 +126,8 @@ mod tests {
     fn extents_grow_with_latency_and_speed() {
         for (milliseconds, speed, want) in [
             (2, 12_500_000, 64 << 10),
-            (10, 12_500_000, 125_000),
-            (2, 250_000_000, 500_000),
+            (10, 12_500_000, 312_500),
+            (2, 250_000_000, 1_250_000),
             (80, 1_000_000_000, 4 << 20),
         ] {
             let pace = Pace::new(1000, (64 << 10, 4 << 20));
@@ -140,6 +151,6 @@ mod tests {
         for _ in 0..REMEMBERED {
             answer(&pace, 100, 100_000, 1_000_000);
         }
-        assert!(pace.extent().abs_diff(100_000) < 100);
+        assert!(pace.extent().abs_diff(250_000) < 250);
     }
 }

@@ -16,11 +16,11 @@ pub(super) struct Part {
     pub(super) end: u32,
 }
 
-/// A contiguous run of blob bytes to fetch in one request, and the units inside it.
+/// Runs of blob bytes to fetch in one request, and the units inside them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
-    /// Bytes of the blob.
-    pub(super) bytes: Range<u64>,
+    /// Bytes of the blob, ascending and apart; usually one run.
+    pub(super) ranges: Vec<Range<u64>>,
     /// Units to decode from it, in ascending order.
     pub(super) units: Vec<u32>,
 }
@@ -96,96 +96,109 @@ fn run(table: &ChunkTable, file: FileData) -> &[Chunk] {
         .unwrap_or(&[])
 }
 
-/// Joins units (ascending, no unit twice) into extents.
+/// Joins units (ascending, no unit twice) into extents of one run each.
 pub(super) fn extents(table: &ChunkTable, units: &[u32], joining: Joining) -> Vec<Extent> {
-    let mut extents: Vec<Extent> = Vec::new();
+    let mut extents: Vec<(Range<u64>, Vec<u32>)> = Vec::new();
     for &index in units {
-        let unit = &table.units[index as usize];
-        let bytes = unit.offset..unit.offset + u64::from(unit.length);
+        let bytes = place(table, index);
         match extents.last_mut() {
-            Some(last)
-                if bytes.start <= last.bytes.end.saturating_add(joining.gap)
-                    && bytes.end.saturating_sub(last.bytes.start) <= joining.max =>
+            Some((last, units))
+                if bytes.start <= last.end.saturating_add(joining.gap)
+                    && bytes.end.saturating_sub(last.start) <= joining.max =>
             {
-                last.bytes.end = last.bytes.end.max(bytes.end);
-                last.units.push(index);
+                last.end = last.end.max(bytes.end);
+                units.push(index);
             }
-            _ => extents.push(Extent {
-                bytes,
-                units: vec![index],
-            }),
+            _ => extents.push((bytes, vec![index])),
         }
     }
+    let extents = extents.into_iter();
     extents
+        .map(|(bytes, units)| Extent {
+            ranges: vec![bytes],
+            units,
+        })
+        .collect()
 }
 
 /// How units from all over an image are gathered into few extents.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gathering {
-    /// Two units with at most so many bytes between them are always fetched in one request.
-    pub(super) always: u64,
-    /// Two units with more between them never are.
-    pub(super) never: u64,
-    /// No request is longer, unless a single unit is.
-    pub(super) max: u64,
-    /// So many extents are wanted at most; more if the other bounds leave no choice.
-    pub(super) extents: usize,
+    /// Two units of an extent with at most so many bytes between them are read in one run.
+    pub(super) gap: u64,
+    /// Bytes of the first extents; the next ones are twice as long, and so on.
+    pub(super) first: u64,
+    /// Bytes of the longest, unless a single unit is longer.
+    pub(super) longest: u64,
 }
 
-/// Gathers units (layer and unit; the first needed first) into extents: the smallest gaps are
-/// fetched over until there are few enough. An extent comes when the first of its units is needed.
+/// Gathers units (layer and unit; the first needed first, none twice) into extents: what is needed at
+/// about the same time of a layer is fetched in one request. What is needed first comes first, and
+/// soon.
 pub(super) fn gather(
     tables: &[&ChunkTable],
     units: &[(u16, u32)],
     gathering: Gathering,
 ) -> Vec<(u16, Extent)> {
-    let mut sorted: Vec<(u16, u32, usize)> = (0..)
-        .zip(units)
-        .map(|(order, &(layer, unit))| (layer, unit, order))
-        .collect();
-    sorted.sort_unstable();
-    sorted.dedup_by_key(|it| (it.0, it.1));
-    let place = |layer: u16, unit: u32| {
-        let unit = &tables[usize::from(layer)].units[unit as usize];
-        unit.offset..unit.offset + u64::from(unit.length)
+    /// What is being gathered of a layer.
+    struct Window {
+        /// Which of all units it begins with.
+        first: usize,
+        layer: u16,
+        units: Vec<u32>,
+        length: u64,
+    }
+    let mut whole: Vec<Window> = Vec::new();
+    let mut open: Vec<(Window, u64)> = Vec::new();
+    for (order, &(layer, unit)) in units.iter().enumerate() {
+        let new = || Window {
+            first: order,
+            layer,
+            units: Vec::new(),
+            length: 0,
+        };
+        let at = open.iter().position(|(window, _)| window.layer == layer);
+        let at = at.unwrap_or_else(|| {
+            open.push((new(), gathering.first));
+            open.len() - 1
+        });
+        let (window, limit) = &mut open[at];
+        let bytes = place(tables[usize::from(layer)], unit);
+        let more = bytes.end - bytes.start;
+        if window.length > 0 && window.length + more > *limit {
+            whole.push(std::mem::replace(window, new()));
+            *limit = (*limit * 2).min(gathering.longest);
+        }
+        window.length += more;
+        window.units.push(unit);
+    }
+    whole.extend(open.into_iter().map(|(window, _)| window));
+    whole.sort_unstable_by_key(|window| window.first);
+    let extent = |it: Window| {
+        let table = tables[usize::from(it.layer)];
+        (it.layer, apart(table, it.units, gathering.gap))
     };
-    let gap = |pair: &[(u16, u32, usize)]| {
-        let (before, after) = (place(pair[0].0, pair[0].1), place(pair[1].0, pair[1].1));
-        (pair[0].0 == pair[1].0).then(|| after.start.saturating_sub(before.end))
-    };
-    // Where to cut: between layers, and at the largest gaps, as far as there may be cuts.
-    let mut gaps: Vec<u64> = sorted.windows(2).filter_map(gap).collect();
-    let layers = sorted.windows(2).filter(|pair| pair[0].0 != pair[1].0);
-    let cuts = gathering.extents.saturating_sub(1 + layers.count());
-    gaps.sort_unstable_by(|a, b| b.cmp(a));
-    let widest_joined = gaps.get(cuts).copied().unwrap_or(0);
-    let joined = widest_joined.clamp(gathering.always, gathering.never);
-    let mut extents: Vec<(usize, u16, Extent)> = Vec::new();
-    for &(layer, unit, order) in &sorted {
-        let bytes = place(layer, unit);
-        match extents.last_mut() {
-            Some((first, of, last))
-                if *of == layer
-                    && bytes.start <= last.bytes.end.saturating_add(joined)
-                    && bytes.end.saturating_sub(last.bytes.start) <= gathering.max =>
-            {
-                *first = order.min(*first);
-                last.bytes.end = last.bytes.end.max(bytes.end);
-                last.units.push(unit);
+    whole.into_iter().map(extent).collect()
+}
+
+/// One extent of these units, in as many runs as it takes; only small gaps are fetched over.
+pub(super) fn apart(table: &ChunkTable, mut units: Vec<u32>, gap: u64) -> Extent {
+    units.sort_unstable();
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for bytes in units.iter().map(|&unit| place(table, unit)) {
+        match ranges.last_mut() {
+            Some(last) if bytes.start <= last.end.saturating_add(gap) => {
+                last.end = last.end.max(bytes.end);
             }
-            _ => extents.push((
-                order,
-                layer,
-                Extent {
-                    bytes,
-                    units: vec![unit],
-                },
-            )),
+            _ => ranges.push(bytes),
         }
     }
-    extents.sort_unstable_by_key(|&(first, ..)| first);
-    let extents = extents.into_iter();
-    extents.map(|(_, layer, extent)| (layer, extent)).collect()
+    Extent { ranges, units }
+}
+
+fn place(table: &ChunkTable, unit: u32) -> Range<u64> {
+    let unit = &table.units[unit as usize];
+    unit.offset..unit.offset + u64::from(unit.length)
 }
 
 /// The units after `unit` in the blob until `bytes` beyond its start are covered.
@@ -199,6 +212,15 @@ pub(super) fn following(
         .zip(table.units.iter().skip(unit as usize + 1))
         .take_while(move |(_, next)| next.offset + u64::from(next.length) <= end)
         .map(|(index, _)| index)
+}
+
+// === impl Extent ===
+
+impl Extent {
+    /// Bytes of all its runs.
+    pub(super) fn length(&self) -> u64 {
+        self.ranges.iter().map(|run| run.end - run.start).sum()
+    }
 }
 
 // === impl ByUnit ===
@@ -322,7 +344,7 @@ mod tests {
         let joined = |gap, max| -> Vec<(Range<u64>, Vec<u32>)> {
             extents(&table(), &[0, 1, 2, 3], Joining { gap, max })
                 .into_iter()
-                .map(|e| (e.bytes, e.units))
+                .map(|e| (e.ranges[0].clone(), e.units))
                 .collect()
         };
         assert_eq!(
@@ -342,65 +364,57 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_gaps_are_fetched_over() {
+    fn what_is_needed_together_comes_together() {
         let unit = |offset| Unit {
             offset,
             length: 10,
             codec: Codec::Raw,
         };
         let table = ChunkTable {
-            units: [0, 20, 100, 1000, 5000].into_iter().map(unit).collect(),
+            units: [0, 15, 100, 1000, 5000].into_iter().map(unit).collect(),
             ..ChunkTable::default()
         };
         let tables = [&table, &table];
-        let all = [(1, 4), (0, 0), (0, 1), (0, 2), (0, 3), (0, 1)];
-        let gathered = |extents, always, never| -> Vec<(u16, Vec<u32>)> {
+        let all = [(1, 4), (0, 1), (0, 0), (0, 3), (0, 2)];
+        let gathered = |gap, first, longest| -> Vec<(u16, Vec<Range<u64>>, Vec<u32>)> {
             let gathering = Gathering {
-                always,
-                never,
-                max: 10_000,
-                extents,
+                gap,
+                first,
+                longest,
             };
             let found = gather(&tables, &all, gathering).into_iter();
-            found.map(|(layer, extent)| (layer, extent.units)).collect()
+            let parts = |(layer, it): (u16, Extent)| (layer, it.ranges, it.units);
+            found.map(parts).collect()
         };
-        let last = (1, vec![4]);
+        let last = (1, vec![5000..5010], vec![4]);
         assert_eq!(
-            gathered(3, 0, 10_000),
-            [last.clone(), (0, vec![0, 1, 2]), (0, vec![3])]
+            gathered(4, 1000, 1000),
+            [
+                last.clone(),
+                (
+                    0,
+                    vec![0..10, 15..25, 100..110, 1000..1010],
+                    vec![0, 1, 2, 3]
+                )
+            ],
+            "one for each layer"
         );
         assert_eq!(
-            gathered(4, 0, 10_000),
-            [last.clone(), (0, vec![0, 1]), (0, vec![2]), (0, vec![3])]
+            gathered(5, 10, 20),
+            [
+                last.clone(),
+                (0, vec![0..25], vec![0, 1]),
+                (0, vec![100..110, 1000..1010], vec![2, 3])
+            ],
+            "the first one short, none too long, small gaps read over"
         );
-        assert_eq!(
-            gathered(1, 0, 10_000),
-            [last.clone(), (0, vec![0, 1, 2, 3])]
-        );
-        assert_eq!(
-            gathered(1, 0, 50),
-            [last.clone(), (0, vec![0, 1]), (0, vec![2]), (0, vec![3])],
-            "no gap above what is never joined"
-        );
-        assert_eq!(
-            gathered(100, 80, 10_000),
-            [last, (0, vec![0, 1, 2]), (0, vec![3])],
-            "small gaps are joined even if there may be more requests"
-        );
-        assert_eq!(
-            gather(
-                &tables,
-                &[],
-                Gathering {
-                    always: 0,
-                    never: 0,
-                    max: 0,
-                    extents: 0
-                }
-            )
-            .len(),
-            0
-        );
+        assert_eq!(gathered(5, 0, 0).len(), 5, "at least a unit in each");
+        let gathering = Gathering {
+            gap: 0,
+            first: 0,
+            longest: 0,
+        };
+        assert_eq!(gather(&tables, &[], gathering), []);
     }
 
     #[test]

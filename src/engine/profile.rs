@@ -34,7 +34,7 @@ pub struct Run {
 pub struct FollowConfig {
     /// Bytes of blobs, at most.
     pub budget: u64,
-    /// Requests, about: runs are joined over what lies between them until there are no more.
+    /// Requests for each layer, about.
     pub requests: usize,
 }
 
@@ -50,12 +50,12 @@ struct Recorded {
 
 /// Units that are recorded at most: no start needs more, and memory stays bounded.
 const MAX_RECORDED: usize = 1_000_000;
-/// Runs are joined over gaps up to this size in any case: a request costs more.
-const ALWAYS_JOINED: u64 = 32 << 10;
-/// And never over larger ones: on a slow link the gap costs more than a request.
-const NEVER_JOINED: u64 = 1 << 20;
-/// Largest extent of a profile. Its units are decoded as they arrive.
-const MAX_EXTENT: u64 = 32 << 20;
+/// Runs of an extent are joined over gaps up to this size: another run costs more.
+pub(super) const GAP: u64 = 16 << 10;
+/// Bytes of the first extents of a profile: they come soon.
+const FIRST: u64 = 1 << 20;
+/// Bytes of the longest, at least and at most. Their units are decoded as they arrive.
+const LONGEST: (u64, u64) = (4 << 20, 32 << 20);
 
 // === impl Profile ===
 
@@ -76,12 +76,16 @@ impl Profile {
         config: FollowConfig,
     ) -> Vec<(u16, Extent)> {
         let mut units = Vec::new();
+        let mut seen = HashSet::new();
         let mut left = config.budget;
         'runs: for run in &self.runs {
             let Some(table) = tables.get(usize::from(run.layer)) else {
                 continue;
             };
             for unit in units_in(table, &run.bytes) {
+                if !seen.insert((run.layer, unit)) {
+                    continue;
+                }
                 let length = u64::from(table.units[unit as usize].length);
                 let Some(rest) = left.checked_sub(length) else {
                     break 'runs;
@@ -90,11 +94,11 @@ impl Profile {
                 units.push((run.layer, unit));
             }
         }
+        let bytes = config.budget - left;
         let gathering = Gathering {
-            always: ALWAYS_JOINED,
-            never: NEVER_JOINED,
-            max: MAX_EXTENT,
-            extents: config.requests,
+            gap: GAP,
+            first: FIRST,
+            longest: (bytes / (config.requests as u64).max(1)).clamp(LONGEST.0, LONGEST.1),
         };
         gather(tables, &units, gathering)
     }
@@ -219,6 +223,6 @@ mod tests {
         };
         let extents = profile.extents(&[&only], FollowConfig::RECOMMENDED);
         assert_eq!(extents.len(), 1);
-        assert_eq!(extents[0].1.bytes, 0..10);
+        assert_eq!(extents[0].1.ranges, [0..10]);
     }
 }

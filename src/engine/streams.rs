@@ -14,7 +14,6 @@ const WATCHED: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not 0");
 /// Sequential readers, per file (layer, first chunk).
 #[derive(Debug)]
 pub(super) struct Streams {
-    first: u64,
     max: u64,
     files: Mutex<LruCache<(u16, u32), Stream>>,
 }
@@ -32,10 +31,9 @@ struct Stream {
 // === impl Streams ===
 
 impl Streams {
-    /// The window begins at `first` bytes with the second sequential read and doubles up to `max`.
-    pub(super) fn new(first: u64, max: u64) -> Self {
+    /// Windows double up to `max`; none are if that is 0.
+    pub(super) fn new(max: u64) -> Self {
         Self {
-            first,
             max,
             files: Mutex::new(LruCache::new(WATCHED)),
         }
@@ -43,8 +41,15 @@ impl Streams {
 
     /// Notes a read of the file and gives the file bytes to fetch ahead now, if any: a window is
     /// refilled when the reader has used half of it. Kernel readahead sends neighbouring requests
-    /// out of order, so a read near the expected place counts as sequential.
-    pub(super) fn note(&self, file: (u16, u32), offset: u64, length: u32) -> Option<Range<u64>> {
+    /// out of order, so a read near the expected place counts as sequential. The window begins at
+    /// `first` bytes, or what two reads take, with the second sequential read; not yet if that is 0.
+    pub(super) fn note(
+        &self,
+        file: (u16, u32),
+        offset: u64,
+        length: u32,
+        first: u64,
+    ) -> Option<Range<u64>> {
         if self.max == 0 {
             return None;
         }
@@ -71,7 +76,10 @@ impl Streams {
             return None;
         };
         let next = next.max(end);
-        let refill = ahead < next.saturating_add(window / 2) || window == 0;
+        let refill = match window {
+            0 => first > 0,
+            _ => ahead < next.saturating_add(window / 2),
+        };
         if !refill {
             files.put(
                 file,
@@ -84,7 +92,7 @@ impl Streams {
             return None;
         }
         let window = if window == 0 {
-            self.first
+            first.max(u64::from(length) * 2).min(self.max)
         } else {
             (window * 2).min(self.max)
         };
@@ -107,8 +115,8 @@ mod tests {
 
     #[test]
     fn grows_while_sequential_and_falls_back_when_not() {
-        let streams = Streams::new(100, 350);
-        let note = |offset| streams.note((0, 1), offset, 10);
+        let streams = Streams::new(350);
+        let note = |offset| streams.note((0, 1), offset, 10, 100);
         assert_eq!(note(0), None);
         assert_eq!(note(20), Some(30..130), "out of order within the slack");
         assert_eq!(note(10), None, "most of the window is unread");
@@ -116,6 +124,6 @@ mod tests {
         assert_eq!(note(75), Some(130..285), "half is used");
         assert_eq!(note(5000), None);
         assert_eq!(note(5010), Some(5020..5120));
-        assert_eq!(streams.note((0, 2), 5020, 10), None, "another file");
+        assert_eq!(streams.note((0, 2), 5020, 10, 100), None, "another file");
     }
 }

@@ -12,14 +12,14 @@ use std::{
     },
 };
 
-use futures::future::BoxFuture;
+use futures::{StreamExt, future::BoxFuture, stream};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use super::*;
 use crate::{
     index::{Chunk, Codec, Unit},
-    source::{BlobStream, MemoryBlob},
+    source::{BlobStream, MemoryBlob, PlacedStream},
     store::StoreConfig,
 };
 
@@ -44,26 +44,51 @@ impl BlobSource for Scripted {
 
     fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         Box::pin(async move {
-            self.log.lock().unwrap().push(range.clone());
-            let _pass = self.gate.acquire().await.expect("the gate stays open");
-            if self.down.load(Ordering::SeqCst) {
-                return Err(Error::unavailable("registry is away"));
+            self.pass(range.clone()).await?;
+            self.bytes(range).await
+        })
+    }
+
+    fn read_ranges(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<PlacedStream>> {
+        Box::pin(async move {
+            // One request, as long as all of them.
+            let length: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+            let start = ranges[0].start;
+            self.pass(start..start + length).await?;
+            let mut pieces = Vec::new();
+            for range in ranges {
+                pieces.push(Ok((range.start, self.bytes(range).await?)));
             }
-            let bytes = self.blob.read_at(range).await?;
-            let flip = self
-                .flips
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-            if flip.is_err() {
-                return Ok(bytes);
-            }
-            let mut bytes = bytes.to_vec();
-            bytes[15] ^= 1;
-            Ok(Bytes::from(bytes))
+            Ok(stream::iter(pieces).boxed())
         })
     }
 
     fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
         self.blob.stream()
+    }
+}
+
+impl Scripted {
+    async fn pass(&self, range: Range<u64>) -> Result<()> {
+        self.log.lock().unwrap().push(range);
+        let _pass = self.gate.acquire().await.expect("the gate stays open");
+        match self.down.load(Ordering::SeqCst) {
+            true => Err(Error::unavailable("registry is away")),
+            false => Ok(()),
+        }
+    }
+
+    async fn bytes(&self, range: Range<u64>) -> Result<Bytes> {
+        let bytes = self.blob.read_at(range).await?;
+        let flip = self
+            .flips
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if flip.is_err() {
+            return Ok(bytes);
+        }
+        let mut bytes = bytes.to_vec();
+        bytes[15] ^= 1;
+        Ok(Bytes::from(bytes))
     }
 }
 
@@ -149,8 +174,9 @@ const BARE: EngineConfig = EngineConfig {
     join_gap: 0,
     min_extent: 0,
     grow: (0, 0),
+    neighbours: Reach::NONE,
     max_extent: 1 << 20,
-    stream_window: (0, 0),
+    stream_window: 0,
     follow: None,
 };
 
@@ -204,7 +230,7 @@ async fn what_is_on_disk_is_not_fetched_however_many_join() {
         disk: Some((directory.path().to_owned(), 1 << 20)),
     };
     let config = EngineConfig {
-        stream_window: (2000, 4000),
+        stream_window: 4000,
         ..BARE
     };
     let f = fixture_on(&store, 4, config, 100);
@@ -300,7 +326,7 @@ async fn a_sequential_reader_is_fetched_ahead_of() {
     let f = fixture(
         200,
         EngineConfig {
-            stream_window: (8 << 10, 64 << 10),
+            stream_window: 64 << 10,
             ..BARE
         },
         1000,
@@ -464,4 +490,47 @@ async fn what_a_reader_wants_is_fetched_before_the_rest_of_a_profile() {
     }
     // One more if the reader came before the profile.
     assert!(f.requests() <= apart + 1, "none is fetched twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_profile_is_followed_when_all_of_it_has_come() {
+    let f = fixture(10, BARE, 0);
+    f.engine.followed().await;
+    let profile = Profile {
+        runs: vec![Run {
+            layer: 0,
+            bytes: 0..f.source.size(),
+        }],
+    };
+    f.engine.follow(&profile, FollowConfig::RECOMMENDED);
+    let followed = f.engine.followed();
+    tokio::pin!(followed);
+    let early = tokio::time::timeout(std::time::Duration::from_millis(20), &mut followed).await;
+    assert!(early.is_err(), "nothing has come");
+    f.source.gate.add_permits(100);
+    followed.await;
+    assert_eq!(f.requests(), 1);
+    assert_eq!(f.read(0, 10_000).await.unwrap(), f.plain);
+    assert_eq!(f.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neighbours_of_what_was_read_come_after_it() {
+    let config = EngineConfig {
+        neighbours: Reach {
+            same_file: 1 << 20,
+            next_files: 0,
+        },
+        grow: (2000, 2000),
+        ..BARE
+    };
+    let f = fixture(30, config, 1000);
+    f.read(10_000, 10).await.unwrap();
+    // As much as was asked for in the first place, behind it.
+    while f.engine.snapshot().ahead_bytes == 0 {
+        tokio::task::yield_now().await;
+    }
+    let log = f.source.log.lock().unwrap().clone();
+    assert_eq!(log.len(), 2, "{log:?}");
+    assert_eq!(log[1].start, log[0].end, "{log:?}");
 }

@@ -19,6 +19,8 @@ pub(super) enum Task {
     },
     /// Fetch units that nobody waits for yet.
     Prefetch { layer: u16, units: Vec<u32> },
+    /// Fetch what will probably be wanted next.
+    Neighbours,
     /// Fetch what a profile names, in this order.
     Follow { extents: Vec<(u16, Extent)> },
     /// Decode a fetched unit and hand out its chunks.
@@ -100,9 +102,11 @@ impl Queues {
     pub(super) fn send(&self, task: Task) {
         let queue = match &task {
             Task::Prefetch { .. } => &self.later,
-            Task::Look { .. } | Task::Follow { .. } | Task::Decode { .. } | Task::Stop => {
-                &self.urgent
-            }
+            Task::Look { .. }
+            | Task::Neighbours
+            | Task::Follow { .. }
+            | Task::Decode { .. }
+            | Task::Stop => &self.urgent,
         };
         if queue.send(task).is_err() {
             tracing::debug!("task after the engine stopped");
@@ -130,6 +134,7 @@ fn work(shared: &Arc<Shared>, queues: &Queues, urgent: &Receiver<Task>, later: &
                 ahead,
             }) => shared.look(queues, layer, waiters, ahead),
             Ok(Task::Prefetch { layer, units }) => shared.fetch_ahead(queues, layer, units),
+            Ok(Task::Neighbours) => shared.fetch_neighbours(queues),
             Ok(Task::Follow { extents }) => shared.follow(queues, extents),
             Ok(Task::Decode {
                 layer,

@@ -7,9 +7,9 @@
 
 use std::{
     ffi::OsString,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read, Write as _},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     sync::Arc,
 };
 
@@ -86,14 +86,25 @@ fn run(workload: &Workload, root: &Path) -> Result<Option<ExitStatus>> {
                 .filter_map(|it| it.split_once('=')),
         )
         .stdin(Stdio::null());
-    if workload.until.is_some() {
-        command.stdout(Stdio::piped());
-    }
-    let mut child = command.spawn().map_err(|e| {
+    let until = match &workload.until {
+        Some(line) => {
+            // Services tell that they are ready on either.
+            let pipe = |e| Error::io("pipe", e);
+            let (output, input) = std::io::pipe().map_err(pipe)?;
+            command.stdout(input.try_clone().map_err(pipe)?);
+            command.stderr(input);
+            Some((line, output))
+        }
+        None => None,
+    };
+    let spawned = command.spawn();
+    // With its ends of the pipe, so that the output ends with the child's.
+    drop(command);
+    let mut child = spawned.map_err(|e| {
         Error::io("unshare", e).with_hint("it comes with util-linux, and needs root")
     })?;
-    let reached = match &workload.until {
-        Some(line) => pass_on_until(&mut child, line)?,
+    let reached = match until {
+        Some((line, output)) => pass_on_until(output, line)?,
         None => false,
     };
     if reached {
@@ -107,11 +118,8 @@ fn run(workload: &Workload, root: &Path) -> Result<Option<ExitStatus>> {
     Ok((!reached).then_some(status))
 }
 
-/// Prints what the child prints until a line contains `line`; says whether one did.
-fn pass_on_until(child: &mut Child, line: &str) -> Result<bool> {
-    let Some(output) = child.stdout.take() else {
-        return Ok(false);
-    };
+/// Passes lines on to standard output until one contains `line`; says whether one did.
+fn pass_on_until(output: impl Read, line: &str) -> Result<bool> {
     let mut output = BufReader::new(output);
     let mut said = Vec::new();
     loop {

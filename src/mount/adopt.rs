@@ -50,6 +50,7 @@ pub fn adopt(
     let mounted = Mounted {
         directory: directory.to_owned(),
         device,
+        read_ahead: None,
         front_end: FrontEnd::Fuse,
         session: Arc::<SessionEnd>::default(),
         open: true,

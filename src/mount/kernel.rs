@@ -1,6 +1,6 @@
 //! The system calls of a FUSE mount: making it, tuning it, taking it away.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -94,13 +94,6 @@ pub(super) fn detach(directory: &Path, lazily: bool) -> Result<Detached> {
         Ok(()) => Ok(Detached::Lazily),
         Err(errno) => Err(unmount_error(directory, errno)),
     }
-}
-
-/// Sets how much the kernel reads ahead on the file system with device number `device`.
-pub(super) fn set_read_ahead(device: (u32, u32), kib: u32) -> io::Result<()> {
-    let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", device.0, device.1);
-    let mut file = File::options().write(true).open(path)?;
-    io::Write::write_all(&mut file, kib.to_string().as_bytes())
 }
 
 /// Has the kernel ask once more what was read from the file system's descriptor and not answered.

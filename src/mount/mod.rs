@@ -31,6 +31,7 @@ pub mod daemon;
 mod erofs;
 mod front_end;
 mod kernel;
+mod read_ahead;
 mod release;
 mod session;
 mod signals;
@@ -39,6 +40,7 @@ mod unmount;
 pub use adopt::{Adopted, adopt};
 pub use erofs::{DeviceMount, Erofs, ErofsMounted, Overlays, adopt_devices, connection_at};
 pub use front_end::{FrontEnd, mount_by};
+pub use read_ahead::ReadAhead;
 pub use release::{Left, release, release_devices};
 pub use signals::StopSignals;
 pub use unmount::{UmountOptions, umount};
@@ -73,6 +75,7 @@ pub struct MountOptions {
 pub struct Mounted {
     directory: PathBuf,
     device: (u32, u32),
+    read_ahead: Option<ReadAhead>,
     front_end: FrontEnd,
     session: Arc<SessionEnd>,
     open: bool,
@@ -139,6 +142,7 @@ pub fn mount(
     let mut mounted = Mounted {
         directory,
         device: mount.device,
+        read_ahead: ReadAhead::of(mount.device),
         front_end: FrontEnd::Fuse,
         session: Arc::default(),
         open: true,
@@ -157,11 +161,7 @@ pub fn mount(
     if let (true, Some(file)) = (options.hand_over, file) {
         mounted.open_once(&file);
     }
-    if let Some(kib) = options.read_ahead_kib
-        && let Err(error) = kernel::set_read_ahead(mounted.device, kib)
-    {
-        tracing::debug!(kib, %error, "read-ahead stays as it is");
-    }
+    mounted.set_read_ahead(options);
     Ok(mounted)
 }
 
@@ -212,6 +212,20 @@ impl Mounted {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// How far the kernel reads ahead in it, if that is known.
+    #[must_use]
+    pub fn read_ahead(&self) -> Option<&ReadAhead> {
+        self.read_ahead.as_ref()
+    }
+
+    fn set_read_ahead(&self, options: &MountOptions) {
+        if let (Some(kib), Some(read_ahead)) = (options.read_ahead_kib, &self.read_ahead)
+            && let Err(error) = read_ahead.set(kib)
+        {
+            tracing::debug!(kib, %error, "read-ahead stays as it is");
+        }
     }
 
     /// Whether it is a FUSE mount or an EROFS mount.

@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     keys::LayerKey,
     oci::{Digest, Hasher},
-    source::{BlobSource, BlobStream},
+    source::{BlobSource, BlobStream, PlacedStream},
 };
 
 /// The plain blob of an encrypted blob. Offsets and size are the same: the cipher is CTR.
@@ -119,6 +119,19 @@ impl BlobSource for DecryptingSource {
                 cipher.apply(offset, &mut bytes);
                 offset += bytes.len() as u64;
                 bytes.freeze()
+            });
+            Ok(plain.boxed())
+        })
+    }
+
+    fn read_ranges(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<PlacedStream>> {
+        Box::pin(async move {
+            let cipher = self.cipher.clone();
+            let pieces = self.ciphertext.read_ranges(ranges).await?;
+            let plain = pieces.map_ok(move |(offset, piece)| {
+                let mut bytes = unshared(piece);
+                cipher.apply(offset, &mut bytes);
+                (offset, bytes.freeze())
             });
             Ok(plain.boxed())
         })

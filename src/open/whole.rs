@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use crate::{
     error::Result,
     oci::Digest,
-    source::{BlobSource, BlobStream, stream_verified},
+    source::{BlobSource, BlobStream, PlacedStream, stream_verified},
 };
 
 /// A source whose stream ends with an error unless the blob had the digest that the manifest names.
@@ -34,6 +34,10 @@ impl BlobSource for Whole {
 
     fn read_pieces(&self, range: Range<u64>) -> BoxFuture<'_, Result<BlobStream>> {
         self.0.read_pieces(range)
+    }
+
+    fn read_ranges(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<PlacedStream>> {
+        self.0.read_ranges(ranges)
     }
 
     fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {

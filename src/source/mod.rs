@@ -42,6 +42,9 @@ pub use self::{
 /// A blob's bytes from first to last, in pieces of any size.
 pub type BlobStream = BoxStream<'static, Result<Bytes>>;
 
+/// Pieces of any size of a blob, each with its offset.
+pub type PlacedStream = BoxStream<'static, Result<(u64, Bytes)>>;
+
 /// Bytes of one blob at an offset. Nothing it returns has been verified.
 pub trait BlobSource: Send + Sync + fmt::Debug {
     /// The blob's digest, for messages.
@@ -75,6 +78,21 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
         Box::pin(async move {
             let bytes = self.read_at(range).await?;
             Ok(stream::once(async move { Ok(bytes) }).boxed())
+        })
+    }
+
+    /// The bytes of `ranges`, which ascend without overlap: one range after the other, each without a
+    /// gap. In one request where the other side answers several ranges at once.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at), here or in the stream.
+    fn read_ranges(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<PlacedStream>> {
+        Box::pin(async move {
+            let mut pieces = Vec::with_capacity(ranges.len());
+            for range in ranges {
+                pieces.push(Ok((range.start, self.read_at(range).await?)));
+            }
+            Ok(stream::iter(pieces).boxed())
         })
     }
 
@@ -290,6 +308,23 @@ pub fn check_range(source: &dyn BlobSource, range: &Range<u64>) -> Result<()> {
             range.start,
             range.end,
             source.size()
+        )));
+    }
+    Ok(())
+}
+
+/// The check that every `read_ranges` begins with.
+///
+/// # Errors
+/// `Invalid` if a range is reversed, ends beyond the blob or begins before the end of the one before.
+pub fn check_ranges(source: &dyn BlobSource, ranges: &[Range<u64>]) -> Result<()> {
+    for range in ranges {
+        check_range(source, range)?;
+    }
+    if ranges.windows(2).any(|pair| pair[1].start < pair[0].end) {
+        return Err(Error::invalid(format!(
+            "blob {}: ranges asked for that do not ascend",
+            source.digest()
         )));
     }
     Ok(())

@@ -58,6 +58,8 @@ pub enum Fault {
     Flip(usize),
     /// 200 and everything, whatever range was asked for.
     IgnoreRange,
+    /// 206 with the first range, however many were asked for.
+    FirstRange,
     /// 206 with the range moved by one byte.
     OtherRange,
     /// No answer at all.

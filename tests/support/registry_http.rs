@@ -63,13 +63,18 @@ pub(super) async fn answer(
     }
     let query = request.uri().query().unwrap_or_default().to_owned();
     let ignore = matches!(fault, Some(Fault::IgnoreRange));
+    let first_only = matches!(fault, Some(Fault::FirstRange));
+    let range = seen.range.filter(|_| !ignore).map(|ranges| {
+        let first = ranges.split(',').next().unwrap_or_default();
+        if first_only { first.to_owned() } else { ranges }
+    });
     let asked = Asked {
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
         query: form_urlencoded::parse(query.as_bytes())
             .into_owned()
             .collect(),
-        range: seen.range.filter(|_| !ignore),
+        range,
         authorization: seen.authorization,
         media_type: header(CONTENT_TYPE).unwrap_or_default(),
         body: whole(request.into_body()).await?,
@@ -343,26 +348,51 @@ fn part(bytes: &Bytes, asked: &Asked) -> Plain {
         body: bytes.clone(),
         ..status_only(200)
     };
-    let Some(range) = &asked.range else {
+    let Some(ranges) = &asked.range else {
         return whole;
     };
-    let (start, last) = range
+    let ranges: Vec<std::ops::Range<usize>> = ranges
         .strip_prefix("bytes=")
-        .and_then(|range| range.split_once('-'))
-        .unwrap();
-    let start: usize = start.parse().unwrap();
-    let end = last.parse::<usize>().unwrap() + 1;
-    if start >= bytes.len() {
-        let said = format!("bytes */{}", bytes.len());
-        return status_only(416).with(CONTENT_RANGE, said);
+        .unwrap()
+        .split(',')
+        .map(|range| {
+            let (start, last) = range.split_once('-').unwrap();
+            start.parse().unwrap()..last.parse::<usize>().unwrap() + 1
+        })
+        .collect();
+    let said = |range: &std::ops::Range<usize>| {
+        format!("bytes {}-{}/{}", range.start, range.end - 1, bytes.len())
+    };
+    if let [range] = &ranges[..] {
+        if range.start >= bytes.len() {
+            let said = format!("bytes */{}", bytes.len());
+            return status_only(416).with(CONTENT_RANGE, said);
+        }
+        let range = range.start..range.end.min(bytes.len());
+        let part = Plain {
+            body: bytes.slice(range.clone()),
+            ..status_only(206)
+        };
+        return part.with(CONTENT_RANGE, said(&range));
     }
-    let end = end.min(bytes.len());
-    let said = format!("bytes {start}-{}/{}", end - 1, bytes.len());
-    Plain {
-        body: bytes.slice(start..end),
+    let mut body = Vec::new();
+    for range in &ranges {
+        let head = format!(
+            "\r\n--of the test\r\nContent-Type: application/octet-stream\r\nContent-Range: {}\r\n\r\n",
+            said(range)
+        );
+        body.extend_from_slice(head.as_bytes());
+        body.extend_from_slice(&bytes[range.clone()]);
+    }
+    body.extend_from_slice(b"\r\n--of the test--\r\n");
+    let parts = Plain {
+        body: body.into(),
         ..status_only(206)
-    }
-    .with(CONTENT_RANGE, said)
+    };
+    parts.with(
+        CONTENT_TYPE,
+        "multipart/byteranges; boundary=\"of the test\"",
+    )
 }
 
 fn manifest(shared: &Shared, asked: &Asked, repository: &str, name: &str) -> Plain {

@@ -178,6 +178,7 @@ impl DeviceMount {
         Ok(ErofsMounted {
             directory: directory.to_owned(),
             device: mount.device,
+            read_ahead: None,
             mount: Arc::clone(self),
             name: name.to_owned(),
             reference: reference.to_owned(),

@@ -16,7 +16,7 @@ use rustix::mount::MountAttrFlags;
 
 use self::attach::{Parts, Way};
 pub use self::device_mount::{DeviceMount, adopt_devices};
-use super::{FrontEnd, MountOptions, Mounted, check_directory, detach_ours};
+use super::{FrontEnd, MountOptions, Mounted, ReadAhead, check_directory, detach_ours};
 use crate::engine::ReadFile;
 use crate::erofs::{Device, Devices, Layout, write};
 use crate::error::{Error, Result};
@@ -52,6 +52,7 @@ pub enum Overlays {
 pub struct ErofsMounted {
     directory: PathBuf,
     device: (u32, u32),
+    read_ahead: Option<ReadAhead>,
     mount: Arc<DeviceMount>,
     /// Of its device.
     name: String,
@@ -114,13 +115,14 @@ impl Erofs {
         options: &MountOptions,
     ) -> Result<ErofsMounted> {
         let directory = check_directory(directory)?;
-        let (mount, retired) = self.prepare(tree, reader, name, options)?;
+        let (mount, read_ahead, retired) = self.prepare(tree, reader, name, options)?;
         let device = device_of(&mount)?;
         attach::attach(&mount, &directory)?;
         retired.keep();
         Ok(ErofsMounted {
             directory,
             device,
+            read_ahead,
             mount: Arc::clone(&self.mount),
             name: name.to_owned(),
             reference: options.reference.clone(),
@@ -141,7 +143,7 @@ impl Erofs {
         reader: Arc<dyn ReadFile>,
         name: &str,
         options: &MountOptions,
-    ) -> Result<(OwnedFd, Retired)> {
+    ) -> Result<(OwnedFd, Option<ReadAhead>, Retired)> {
         if !options.allow_other {
             let what = "EROFS mount that keeps other users out";
             return Err(Error::unsupported(what));
@@ -171,8 +173,11 @@ impl Erofs {
             source: &attach::source(&options.reference, &suffix),
             attributes,
         };
-        let mount = attach::mount(parts, self.way)?;
-        Ok((mount, retired))
+        let made = ReadAhead::of_new_erofs(|| attach::mount(parts, self.way));
+        let (mount, read_ahead) = made?;
+        // On a loop device it is the device's.
+        let read_ahead = read_ahead.or(ReadAhead::of(device_of(&mount)?));
+        Ok((mount, read_ahead, retired))
     }
 }
 
@@ -183,6 +188,12 @@ impl ErofsMounted {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// How far the kernel reads ahead in it, if that is known.
+    #[must_use]
+    pub fn read_ahead(&self) -> Option<&ReadAhead> {
+        self.read_ahead.as_ref()
     }
 
     /// Whether it is still there, and served.
@@ -277,21 +288,24 @@ pub(super) fn mount_alone(
     options: &MountOptions,
 ) -> Result<Mounted> {
     let erofs = Erofs::start(None, images, overlays, options)?;
-    let (mount, retired) = erofs.prepare(tree, reader, "data", options)?;
+    let (mount, read_ahead, retired) = erofs.prepare(tree, reader, "data", options)?;
     let device = device_of(&mount)?;
     let session = erofs.mount.session();
     attach::attach(&mount, &directory)?;
     // From here on the file system of devices is there for as long as EROFS has its device open.
     drop((erofs, retired));
-    Ok(Mounted {
+    let mounted = Mounted {
         directory,
         device,
+        read_ahead,
         front_end: FrontEnd::Erofs,
         session,
         open: true,
         stays: false,
         descriptor: None,
-    })
+    };
+    mounted.set_read_ahead(options);
+    Ok(mounted)
 }
 
 /// The FUSE connection of the devices behind the EROFS mount of ours at `directory`, if there is one.

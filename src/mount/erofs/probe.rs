@@ -95,7 +95,8 @@ fn try_out(erofs: &Erofs, tree: Tree, name: &str, options: &MountOptions) -> Res
         reference: "probe".to_owned(),
         ..options.clone()
     };
-    let (mount, _retired) = erofs.prepare(Arc::new(tree), Arc::new(Pattern), name, &options)?;
+    let prepared = erofs.prepare(Arc::new(tree), Arc::new(Pattern), name, &options);
+    let (mount, _, _retired) = prepared?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let mut read = Vec::new();
     rustix::fs::openat(&mount, FILE, flags, Mode::empty())

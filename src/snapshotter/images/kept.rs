@@ -20,7 +20,7 @@ use super::keep::{self, Keep};
 use crate::{
     error::{Error, Kind, Result},
     oci::{Descriptor, Digest, Location, MAX_MANIFEST, RawManifest},
-    source::{BlobSource, BlobStream, Repository, Traffic},
+    source::{BlobSource, BlobStream, PlacedStream, Repository, Traffic},
 };
 
 /// See the module.
@@ -329,6 +329,17 @@ impl BlobSource for KeptBlob {
             let fetched = Arc::clone(&self.fetched);
             let pieces = self.inner.read_pieces(range).await?;
             let counted = pieces.inspect_ok(move |piece| {
+                fetched.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            });
+            Ok(counted.boxed())
+        })
+    }
+
+    fn read_ranges(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<PlacedStream>> {
+        Box::pin(async move {
+            let fetched = Arc::clone(&self.fetched);
+            let pieces = self.inner.read_ranges(ranges).await?;
+            let counted = pieces.inspect_ok(move |(_, piece)| {
                 fetched.fetch_add(piece.len() as u64, Ordering::Relaxed);
             });
             Ok(counted.boxed())

@@ -34,7 +34,9 @@ use crate::{
 /// A tree that is ready to be mounted.
 struct Built {
     tree: Arc<Tree>,
-    reader: Arc<dyn ReadFile>,
+    reader: Arc<Switched>,
+    /// A profile is being followed.
+    follows: bool,
     subjects: HashSet<Subject>,
     switch: Switch,
     meter: Meter,
@@ -112,7 +114,10 @@ impl Shared {
         let built = self.build(image, number, true).await?;
         let (reference, directory) = (image.reference.clone(), slot.directory.clone());
         let front_end = Arc::clone(&self.config.front_end);
-        let (tree, reader) = (Arc::clone(&built.tree), Arc::clone(&built.reader));
+        let (tree, reader) = (
+            Arc::clone(&built.tree),
+            Arc::clone(&built.reader) as Arc<dyn ReadFile>,
+        );
         let mounted = blocking(move || {
             if let Some(Err(error)) = dead.map(Mount::take_away) {
                 tracing::debug!(directory = %directory.display(), %error, "dead mount");
@@ -129,6 +134,10 @@ impl Shared {
         .await?;
         slot.shows(built.subjects, built.switch);
         self.measured.mounted.record(begin.elapsed());
+        if let (true, Some(read_ahead)) = (built.follows, mounted.read_ahead()) {
+            let followed = built.reader.engine.followed();
+            tokio::spawn(read_ahead.clone().narrow_for_start(followed));
+        }
         let about = About::new(image, number, built.meter, mounted.front_end());
         about.log_mounted(&slot.directory, begin.elapsed());
         slot.about(about);
@@ -201,9 +210,9 @@ impl Shared {
         for (layer, bytes) in ahead {
             engine.prefetch(layer, bytes);
         }
-        if let (true, Some(profile), Some(follow)) =
-            (first, &image.profile, self.config.engine.follow)
-        {
+        let followed = image.profile.as_ref().zip(self.config.engine.follow);
+        let followed = followed.filter(|_| first);
+        if let Some((profile, follow)) = followed {
             engine.follow(profile, follow);
         }
         let switch = Switch::default();
@@ -217,6 +226,7 @@ impl Shared {
         Ok(Built {
             tree: Arc::new(tree.await?),
             reader,
+            follows: followed.is_some(),
             subjects: subjects.collect(),
             switch,
             meter,

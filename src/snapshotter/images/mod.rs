@@ -233,7 +233,13 @@ impl Shared {
         let number = number?;
         image.check_findings(&self.findings, number)?;
         let verdict = image.verdict(number)?;
-        if let Verdict::Lazy(_) = verdict {
+        if let Verdict::Lazy(evidence) = &verdict {
+            if number + 1 == image.lazy
+                && image.profile.is_some()
+                && self.config.engine.follow.is_some()
+            {
+                self.mount_ahead(evidence.clone());
+            }
             match self.config.confirm {
                 Confirm::Never => {}
                 Confirm::Trusted => self.queue.add(self, &image, number + 1),
@@ -244,6 +250,19 @@ impl Shared {
             }
         }
         Ok(verdict)
+    }
+
+    /// Mounts an image that somebody wants to start soon, as its profile tells: what it names is on its
+    /// way when the first container asks for the mount.
+    fn mount_ahead(self: &Arc<Self>, evidence: Evidence) {
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = shared.lower(&evidence).await {
+                // Who asks for the mount will be told.
+                let image = &evidence.reference;
+                tracing::debug!(image, %error, "not mounted ahead");
+            }
+        });
     }
 
     /// The image, if it is open and still admitted; else opens it, once for all who ask.

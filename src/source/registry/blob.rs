@@ -1,7 +1,9 @@
 //! Ranges of a blob in a registry.
 //!
 //! A registry that redirects to a store elsewhere is asked once; the next ranges go to the store
-//! directly until it refuses. Every answer is checked to be the range that was asked for.
+//! directly until it refuses. Every answer is checked to be the range that was asked for. Several
+//! ranges are asked for at once where the host answers them so; where it does not, those near each
+//! other are read with what lies between.
 
 use std::{
     fmt,
@@ -10,10 +12,12 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, future::BoxFuture, stream};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use reqwest::{
     Method, Response, StatusCode,
-    header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE},
+    header::{
+        ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE,
+    },
 };
 use tokio::time::Instant;
 use url::Url;
@@ -23,14 +27,16 @@ use super::{
     body::{Body, Reader},
     handed::RepositoryLogins,
     header::{ContentRange, content_range},
+    multipart::Multipart,
     repository::RegistryRepository,
     retry::{Failure, RetryPolicy},
     transport::{Exchange, Registry, Request, Target},
+    wanted::Wanted,
 };
 use crate::{
     error::{Error, Kind, Result},
     oci::{Descriptor, Digest},
-    source::{BlobSource, BlobStream, Traffic, check_range},
+    source::{BlobSource, BlobStream, PlacedStream, Traffic, check_range, check_ranges},
 };
 
 /// A blob in a registry.
@@ -48,6 +54,12 @@ pub(super) struct Inner {
     size: u64,
     redirect: Mutex<Option<Url>>,
 }
+
+/// Ranges that are asked for in one request: their header stays below what servers take.
+const MAX_RANGES: usize = 100;
+/// Where ranges cannot be asked for at once, gaps up to this size are read with what lies around
+/// them: a request each would take longer.
+const JOINED_GAP: u64 = 1 << 20;
 
 // === impl RegistryBlob ===
 
@@ -95,29 +107,32 @@ impl BlobSource for RegistryBlob {
     fn read_pieces(&self, range: Range<u64>) -> BoxFuture<'_, Result<BlobStream>> {
         Box::pin(async move {
             check_range(self, &range)?;
-            let deadline = Instant::now() + self.0.registry.options.deadline;
-            let reader = Reader::new(Arc::clone(&self.0), range.clone());
-            let blob = Arc::clone(&self.0);
-            let pieces = stream::try_unfold(reader, move |mut reader| {
-                let (blob, range) = (Arc::clone(&blob), range.clone());
-                async move {
-                    let piece = tokio::time::timeout_at(deadline, reader.piece()).await;
-                    let piece = piece.unwrap_or_else(|_| Err(blob.late(&range)))?;
-                    Ok(piece.map(|piece| (piece, reader)))
-                }
-            });
-            Ok(pieces.boxed())
+            let pieces = self.0.placed(Wanted::new([range.clone()]), range);
+            Ok(pieces.map_ok(|(_, piece)| piece).boxed())
+        })
+    }
+
+    fn read_ranges(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<PlacedStream>> {
+        Box::pin(async move {
+            check_ranges(self, &ranges)?;
+            let wanted = Wanted::new(ranges);
+            let all = wanted.next().map_or(0, |next| next.start)..wanted.end();
+            Ok(self.0.placed(wanted, all))
         })
     }
 
     fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
-        let reader = Reader::new(Arc::clone(&self.0), 0..self.0.size);
+        let whole = Wanted::new([Range {
+            start: 0,
+            end: self.0.size,
+        }]);
+        let reader = Reader::new(Arc::clone(&self.0), whole);
         let deadline = self.0.registry.options.deadline;
         let what = self.0.what();
         let pieces = stream::try_unfold((reader, what), move |(mut reader, what)| async move {
             reader.restart_deadline();
             match tokio::time::timeout(deadline, reader.piece()).await {
-                Ok(piece) => Ok(piece?.map(|piece| (piece, (reader, what)))),
+                Ok(piece) => Ok(piece?.map(|(_, piece)| (piece, (reader, what)))),
                 Err(_) => Err(Error::unavailable(format!(
                     "{what}: no byte in {deadline:?}"
                 ))),
@@ -151,11 +166,27 @@ impl Inner {
         ))
     }
 
+    /// What is wanted as it arrives; `all` is for the message when the deadline has passed.
+    fn placed(self: &Arc<Self>, wanted: Wanted, all: Range<u64>) -> PlacedStream {
+        let deadline = Instant::now() + self.registry.options.deadline;
+        let reader = Reader::new(Arc::clone(self), wanted);
+        let blob = Arc::clone(self);
+        stream::try_unfold(reader, move |mut reader| {
+            let (blob, all) = (Arc::clone(&blob), all.clone());
+            async move {
+                let piece = tokio::time::timeout_at(deadline, reader.piece()).await;
+                let piece = piece.unwrap_or_else(|_| Err(blob.late(&all)))?;
+                Ok(piece.map(|piece| (piece, reader)))
+            }
+        })
+        .boxed()
+    }
+
     async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes> {
         let length = usize::try_from(range.end - range.start)
             .map_err(|_| Error::internal("range over usize"))?;
-        let mut reader = Reader::new(Arc::clone(self), range);
-        let Some(first) = reader.piece().await? else {
+        let mut reader = Reader::new(Arc::clone(self), Wanted::new([range]));
+        let Some((_, first)) = reader.piece().await? else {
             return Ok(Bytes::new());
         };
         if first.len() == length {
@@ -163,16 +194,43 @@ impl Inner {
         }
         let mut all = BytesMut::with_capacity(length);
         all.extend_from_slice(&first);
-        while let Some(piece) = reader.piece().await? {
+        while let Some((_, piece)) = reader.piece().await? {
             all.extend_from_slice(&piece);
         }
         Ok(all.freeze())
     }
 
+    /// Opens an answer that has what comes next, and perhaps more of what is wanted.
+    pub(super) async fn open(&self, wanted: &Wanted) -> Result<Body, Failure> {
+        if wanted.only().is_none() && self.registry.answers_ranges() {
+            let wanted = wanted.first(MAX_RANGES);
+            if let Some(body) = self.open_ranges(&wanted).await? {
+                return Ok(body);
+            }
+            self.registry.answers_single_ranges();
+        }
+        let joined = wanted.joined(JOINED_GAP);
+        self.open_range(joined.unwrap_or(0..self.size)).await
+    }
+
+    /// Asks for several ranges at once; nothing if the host does not answer them.
+    async fn open_ranges(&self, wanted: &Wanted) -> Result<Option<Body>, Failure> {
+        let ranges = header(wanted.iter())?;
+        let response = self.get(Some(&ranges)).await?;
+        if response.status() != StatusCode::PARTIAL_CONTENT {
+            return Ok(None);
+        }
+        let content_type = response.headers().get(CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok());
+        let parts = content_type.and_then(|it| Multipart::of(it, self.size));
+        Ok(parts.map(|parts| Body::parts(response, parts)))
+    }
+
     /// Opens an answer that begins at or before `range` and has bytes of it.
-    pub(super) async fn open(&self, range: Range<u64>) -> Result<Body, Failure> {
+    async fn open_range(&self, range: Range<u64>) -> Result<Body, Failure> {
         let whole = range == (0..self.size);
-        let response = self.get((!whole).then_some(&range)).await?;
+        let asked = header([&range])?;
+        let response = self.get((!whole).then_some(&asked)).await?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT if !whole => self.partial(response, &range),
             StatusCode::OK => self.complete(response, &range),
@@ -186,7 +244,7 @@ impl Inner {
     }
 
     /// One request: to the store that the last redirect named, or to the registry.
-    async fn get(&self, range: Option<&Range<u64>>) -> Result<Response, Failure> {
+    async fn get(&self, range: Option<&HeaderValue>) -> Result<Response, Failure> {
         if let Some(url) = self.redirect() {
             let exchange = self.request(Method::GET, Target::Url(url), range).await;
             if exchange.is_err() {
@@ -214,16 +272,13 @@ impl Inner {
         &self,
         method: Method,
         target: Target,
-        range: Option<&Range<u64>>,
+        range: Option<&HeaderValue>,
     ) -> Result<Exchange, Failure> {
         let mut headers = HeaderMap::new();
         // Offsets are offsets of the blob, not of a compressed transfer of it.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(range) = range {
-            let value = format!("bytes={}-{}", range.start, range.end - 1);
-            let value = HeaderValue::from_str(&value)
-                .map_err(|_| Error::internal("range does not fit into a header"))?;
-            headers.insert(RANGE, value);
+            headers.insert(RANGE, range.clone());
         }
         let what = self.what();
         self.registry
@@ -256,7 +311,7 @@ impl Inner {
             Some(ContentRange::Part { start, end, .. })
                 if start == range.start && end <= range.end =>
             {
-                Ok(Body::new(response, 0))
+                Ok(Body::run(response, start, end))
             }
             _ => Err(Failure::passing(Error::unavailable(format!(
                 "{}: asked for bytes {}..{}, answered another range",
@@ -289,7 +344,7 @@ impl Inner {
                 .with_hint("without ranges an image can only be pulled whole: `nacre pull`"),
             ));
         }
-        Ok(Body::new(response, range.start))
+        Ok(Body::run(response, 0, self.size))
     }
 
     /// 416 for a range within the descriptor's size: the blob is another one, or the registry
@@ -365,6 +420,16 @@ impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what())
     }
+}
+
+/// `Range`, of ranges that are not empty.
+fn header<'a>(ranges: impl IntoIterator<Item = &'a Range<u64>>) -> Result<HeaderValue, Failure> {
+    let ranges: Vec<String> = ranges
+        .into_iter()
+        .map(|range| format!("{}-{}", range.start, range.end.saturating_sub(1)))
+        .collect();
+    HeaderValue::from_str(&format!("bytes={}", ranges.join(",")))
+        .map_err(|_| Error::internal("range does not fit into a header").into())
 }
 
 /// `Content-Length`, which is also there for `HEAD`.

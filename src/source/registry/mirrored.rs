@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, future::BoxFuture, stream};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use tokio::time::Instant;
 
 use super::{
@@ -20,11 +20,14 @@ use super::{
     peers::{self, Peers},
     repository::RegistryRepository,
     retry::Retry,
+    wanted::Wanted,
 };
 use crate::{
     error::{Error, Result},
     oci::{Descriptor, Digest, Location, RawManifest},
-    source::{BlobSource, BlobStream, Repository, Traffic, check_range},
+    source::{
+        BlobSource, BlobStream, PlacedStream, Repository, Traffic, check_range, check_ranges,
+    },
 };
 
 /// A repository on all hosts of its registry.
@@ -55,11 +58,10 @@ struct Shared {
 #[derive(Default)]
 struct Served(VecDeque<(Range<u64>, usize)>);
 
-/// Reads `next..end`, each round from one host after the other.
+/// Reads what is wanted, each round from one host after the other.
 struct Failover {
     blob: Arc<Shared>,
-    next: u64,
-    end: u64,
+    wanted: Wanted,
     open: Option<(usize, Reader)>,
     /// Hosts that have not been asked in this round.
     round: VecDeque<usize>,
@@ -188,29 +190,32 @@ impl BlobSource for MirroredBlob {
     fn read_pieces(&self, range: Range<u64>) -> BoxFuture<'_, Result<BlobStream>> {
         Box::pin(async move {
             check_range(self, &range)?;
-            let deadline = Instant::now() + self.0.peers.deadline();
-            let reader = Failover::new(&self.0, range.clone(), Vec::new());
-            let blob = Arc::clone(&self.0);
-            let pieces = stream::try_unfold(reader, move |mut reader| {
-                let (blob, range) = (Arc::clone(&blob), range.clone());
-                async move {
-                    let piece = tokio::time::timeout_at(deadline, reader.piece()).await;
-                    let piece = piece.unwrap_or_else(|_| Err(blob.late(&range)))?;
-                    Ok(piece.map(|piece| (piece, reader)))
-                }
-            });
-            Ok(pieces.boxed())
+            let pieces = self.0.placed(Wanted::new([range.clone()]), range);
+            Ok(pieces.map_ok(|(_, piece)| piece).boxed())
+        })
+    }
+
+    fn read_ranges(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<PlacedStream>> {
+        Box::pin(async move {
+            check_ranges(self, &ranges)?;
+            let wanted = Wanted::new(ranges);
+            let all = wanted.next().map_or(0, |next| next.start)..wanted.end();
+            Ok(self.0.placed(wanted, all))
         })
     }
 
     fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
-        let reader = Failover::new(&self.0, 0..self.0.size, Vec::new());
+        let whole = Wanted::new([Range {
+            start: 0,
+            end: self.0.size,
+        }]);
+        let reader = Failover::new(&self.0, whole, Vec::new());
         let deadline = self.0.peers.deadline();
         let what = self.0.what();
         let pieces = stream::try_unfold((reader, what), move |(mut reader, what)| async move {
             reader.retry.restart();
             match tokio::time::timeout(deadline, reader.piece()).await {
-                Ok(piece) => Ok(piece?.map(|piece| (piece, (reader, what)))),
+                Ok(piece) => Ok(piece?.map(|(_, piece)| (piece, (reader, what)))),
                 Err(_) => Err(Error::unavailable(format!(
                     "{what}: no byte in {deadline:?}"
                 ))),
@@ -232,9 +237,25 @@ impl Shared {
         )
     }
 
+    /// What is wanted as it arrives; `all` is for the message when the deadline has passed.
+    fn placed(self: &Arc<Self>, wanted: Wanted, all: Range<u64>) -> PlacedStream {
+        let deadline = Instant::now() + self.peers.deadline();
+        let reader = Failover::new(self, wanted, Vec::new());
+        let blob = Arc::clone(self);
+        stream::try_unfold(reader, move |mut reader| {
+            let (blob, all) = (Arc::clone(&blob), all.clone());
+            async move {
+                let piece = tokio::time::timeout_at(deadline, reader.piece()).await;
+                let piece = piece.unwrap_or_else(|_| Err(blob.late(&all)))?;
+                Ok(piece.map(|piece| (piece, reader)))
+            }
+        })
+        .boxed()
+    }
+
     async fn read(self: &Arc<Self>, range: Range<u64>, avoid: Vec<usize>) -> Result<Bytes> {
         let deadline = self.peers.deadline();
-        let mut reader = Failover::new(self, range.clone(), avoid);
+        let mut reader = Failover::new(self, Wanted::new([range.clone()]), avoid);
         tokio::time::timeout(deadline, reader.whole())
             .await
             .unwrap_or_else(|_| Err(self.late(&range)))
@@ -323,10 +344,9 @@ impl Served {
 // === impl Failover ===
 
 impl Failover {
-    fn new(blob: &Arc<Shared>, range: Range<u64>, avoid: Vec<usize>) -> Self {
+    fn new(blob: &Arc<Shared>, wanted: Wanted, avoid: Vec<usize>) -> Self {
         Self {
-            next: range.start,
-            end: range.end,
+            wanted,
             open: None,
             round: blob.order(&avoid),
             errors: Vec::new(),
@@ -337,9 +357,9 @@ impl Failover {
     }
 
     async fn whole(&mut self) -> Result<Bytes> {
-        let length = usize::try_from(self.end - self.next)
-            .map_err(|_| Error::internal("range over usize"))?;
-        let Some(first) = self.piece().await? else {
+        let length: u64 = self.wanted.iter().map(|run| run.end - run.start).sum();
+        let length = usize::try_from(length).map_err(|_| Error::internal("range over usize"))?;
+        let Some((_, first)) = self.piece().await? else {
             return Ok(Bytes::new());
         };
         if first.len() == length {
@@ -347,28 +367,28 @@ impl Failover {
         }
         let mut all = BytesMut::with_capacity(length);
         all.extend_from_slice(&first);
-        while let Some(piece) = self.piece().await? {
+        while let Some((_, piece)) = self.piece().await? {
             all.extend_from_slice(&piece);
         }
         Ok(all.freeze())
     }
 
-    /// The next bytes; `None` once the range is complete.
-    async fn piece(&mut self) -> Result<Option<Bytes>> {
-        while self.next < self.end {
+    /// The next bytes and where they belong; `None` once all are there.
+    async fn piece(&mut self) -> Result<Option<(u64, Bytes)>> {
+        while self.wanted.next().is_some() {
             let Some((host, reader)) = &mut self.open else {
                 self.open_next().await?;
                 continue;
             };
             let host = *host;
             match reader.piece().await {
-                Ok(Some(bytes)) => {
-                    let start = self.next;
-                    self.next += bytes.len() as u64;
-                    self.blob.served().note(start..self.next, host);
+                Ok(Some((at, bytes))) => {
+                    self.wanted.came(bytes.len());
+                    let end = at + bytes.len() as u64;
+                    self.blob.served().note(at..end, host);
                     self.blob.peers.answered(host);
                     self.retry.progress();
-                    return Ok(Some(bytes));
+                    return Ok(Some((at, bytes)));
                 }
                 Ok(None) => self.open = None,
                 Err(error) => {
@@ -394,7 +414,7 @@ impl Failover {
         }
         if let Some(host) = self.round.pop_front() {
             let blob = Arc::clone(&self.blob.blobs[host]);
-            self.open = Some((host, Reader::new(blob, self.next..self.end)));
+            self.open = Some((host, Reader::new(blob, self.wanted.clone())));
         }
         Ok(())
     }

@@ -33,6 +33,7 @@ mod helper;
 mod hosts;
 mod meter;
 mod mirrored;
+mod multipart;
 mod peers;
 mod provider;
 mod repository;
@@ -40,6 +41,7 @@ mod retry;
 mod secret;
 mod transport;
 mod upload;
+mod wanted;
 mod writer;
 
 pub use self::{

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -39,6 +39,8 @@ pub(super) struct Registry {
     auth: Authenticator,
     pub(super) options: Options,
     pub(super) meter: Arc<HostMeter>,
+    /// It was asked for several ranges of a blob at once and gave something else.
+    single_ranges: AtomicBool,
 }
 
 /// Makes a request's body, anew for each try. It counts its bytes as they are taken.
@@ -103,7 +105,20 @@ impl Registry {
             options: options.clone(),
             meter,
             endpoint,
+            single_ranges: AtomicBool::new(false),
         }))
+    }
+
+    /// Whether several ranges of a blob may be asked for at once: until it turns out otherwise.
+    pub(super) fn answers_ranges(&self) -> bool {
+        !self.single_ranges.load(Ordering::Relaxed)
+    }
+
+    /// It does not answer several ranges at once.
+    pub(super) fn answers_single_ranges(&self) {
+        if !self.single_ranges.swap(true, Ordering::Relaxed) {
+            tracing::debug!(host = self.host(), "answers one range at a time");
+        }
     }
 
     /// `host[:port]` as references or `hosts.toml` name it.

@@ -262,6 +262,10 @@ impl Mount for ErofsMounted {
         mount::FrontEnd::Erofs
     }
 
+    fn read_ahead(&self) -> Option<&mount::ReadAhead> {
+        ErofsMounted::read_ahead(self)
+    }
+
     fn is_alive(&self) -> bool {
         ErofsMounted::is_alive(self)
     }

@@ -122,6 +122,10 @@ impl Mount for Mounted {
         Mounted::front_end(self)
     }
 
+    fn read_ahead(&self) -> Option<&mount::ReadAhead> {
+        Mounted::read_ahead(self)
+    }
+
     fn is_alive(&self) -> bool {
         Mounted::is_alive(self)
     }

@@ -56,6 +56,11 @@ pub trait Mount: Send + Sync + Debug {
     /// By which front end it was made.
     fn front_end(&self) -> mount::FrontEnd;
 
+    /// How far the kernel reads ahead in it, if that is known.
+    fn read_ahead(&self) -> Option<&mount::ReadAhead> {
+        None
+    }
+
     /// Whether it is still there.
     fn is_alive(&self) -> bool;
 
