@@ -360,7 +360,7 @@ impl Engine {
     /// profile is followed, which knows better.
     fn ahead(&self, file: FileData, offset: u64, length: u32, misses: bool) -> Option<Range<u64>> {
         let shared = &self.shared;
-        let first = if misses { shared.pace.extent() } else { 0 };
+        let first = misses.then(|| shared.pace.extent());
         let file = (file.layer, file.first_chunk);
         let ahead = shared.streams.note(file, offset, length, first);
         ahead.filter(|_| shared.pending.is_over())

@@ -204,8 +204,8 @@ mod tests {
             place: Place::Unit { unit, offset: 0 },
             digest: [0; 32],
         };
-        let unit = |i| Unit {
-            offset: i * 10,
+        let unit = |i: u32| Unit {
+            offset: u64::from(i) * 10,
             length: 10,
             codec: Codec::Raw,
         };
@@ -225,7 +225,7 @@ mod tests {
             (100, 40, 0, 1..4),
             (100, 100, 0, 1..5),
             (0, 100, 0, 1..1),
-            (0, 20, 2, 3..4),
+            (100, 20, 2, 3..4),
             (100, 100, 4, 5..5),
         ] {
             let reach = Reach {

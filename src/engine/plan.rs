@@ -400,13 +400,19 @@ mod tests {
             "one for each layer"
         );
         assert_eq!(
+            gathered(5, 1000, 1000)[1].1,
+            [0..25, 100..110, 1000..1010],
+            "small gaps are read over"
+        );
+        assert_eq!(
             gathered(5, 10, 20),
             [
                 last.clone(),
-                (0, vec![0..25], vec![0, 1]),
-                (0, vec![100..110, 1000..1010], vec![2, 3])
+                (0, vec![15..25], vec![1]),
+                (0, vec![0..10, 1000..1010], vec![0, 3]),
+                (0, vec![100..110], vec![2])
             ],
-            "the first one short, none too long, small gaps read over"
+            "the first one short, none too long"
         );
         assert_eq!(gathered(5, 0, 0).len(), 5, "at least a unit in each");
         let gathering = Gathering {

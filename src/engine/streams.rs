@@ -42,13 +42,14 @@ impl Streams {
     /// Notes a read of the file and gives the file bytes to fetch ahead now, if any: a window is
     /// refilled when the reader has used half of it. Kernel readahead sends neighbouring requests
     /// out of order, so a read near the expected place counts as sequential. The window begins at
-    /// `first` bytes, or what two reads take, with the second sequential read; not yet if that is 0.
+    /// `first` bytes, or what two reads take, with the second sequential read; not yet
+    /// if there is none.
     pub(super) fn note(
         &self,
         file: (u16, u32),
         offset: u64,
         length: u32,
-        first: u64,
+        first: Option<u64>,
     ) -> Option<Range<u64>> {
         if self.max == 0 {
             return None;
@@ -77,7 +78,7 @@ impl Streams {
         };
         let next = next.max(end);
         let refill = match window {
-            0 => first > 0,
+            0 => first.is_some(),
             _ => ahead < next.saturating_add(window / 2),
         };
         if !refill {
@@ -92,6 +93,7 @@ impl Streams {
             return None;
         }
         let window = if window == 0 {
+            let first = first.unwrap_or_default();
             first.max(u64::from(length) * 2).min(self.max)
         } else {
             (window * 2).min(self.max)
@@ -116,7 +118,7 @@ mod tests {
     #[test]
     fn grows_while_sequential_and_falls_back_when_not() {
         let streams = Streams::new(350);
-        let note = |offset| streams.note((0, 1), offset, 10, 100);
+        let note = |offset| streams.note((0, 1), offset, 10, Some(100));
         assert_eq!(note(0), None);
         assert_eq!(note(20), Some(30..130), "out of order within the slack");
         assert_eq!(note(10), None, "most of the window is unread");
@@ -124,6 +126,10 @@ mod tests {
         assert_eq!(note(75), Some(130..285), "half is used");
         assert_eq!(note(5000), None);
         assert_eq!(note(5010), Some(5020..5120));
-        assert_eq!(streams.note((0, 2), 5020, 10, 100), None, "another file");
+        assert_eq!(
+            streams.note((0, 2), 5020, 10, Some(100)),
+            None,
+            "another file"
+        );
     }
 }

@@ -88,6 +88,7 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// As [`read_at`](Self::read_at), here or in the stream.
     fn read_ranges(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<PlacedStream>> {
         Box::pin(async move {
+            check_ascending(self.digest(), &ranges)?;
             let mut pieces = Vec::with_capacity(ranges.len());
             for range in ranges {
                 pieces.push(Ok((range.start, self.read_at(range).await?)));
@@ -321,10 +322,13 @@ pub fn check_ranges(source: &dyn BlobSource, ranges: &[Range<u64>]) -> Result<()
     for range in ranges {
         check_range(source, range)?;
     }
+    check_ascending(source.digest(), ranges)
+}
+
+fn check_ascending(blob: &Digest, ranges: &[Range<u64>]) -> Result<()> {
     if ranges.windows(2).any(|pair| pair[1].start < pair[0].end) {
         return Err(Error::invalid(format!(
-            "blob {}: ranges asked for that do not ascend",
-            source.digest()
+            "blob {blob}: ranges asked for that do not ascend"
         )));
     }
     Ok(())
