@@ -11,6 +11,7 @@ use crate::{
     trust::{
         bundle::{ARTIFACT_PREFIX, PREDICATE_ANNOTATION, SIGN_PREDICATE},
         json,
+        referrers::Referrers,
         sigstore::Attached,
     },
 };
@@ -34,6 +35,7 @@ const CONCURRENT: usize = 4;
 /// annotations say, and why a place could not be asked.
 pub(in crate::trust) async fn collect(
     repository: &dyn Repository,
+    lists: &Referrers<'_>,
     subjects: &[RawManifest],
     types: Types<'_>,
 ) -> (Vec<Attestation>, Option<Error>) {
@@ -42,7 +44,7 @@ pub(in crate::trust) async fn collect(
     for subject in subjects {
         let (layers, bundles) = join(
             layers(repository, subject, types),
-            bundles(repository, subject, types),
+            bundles(repository, lists, subject, types),
         )
         .await;
         for place in [layers, bundles] {
@@ -118,14 +120,11 @@ async fn of_layer(
 /// The bundles among the referrers that hold a statement which does not sign the image.
 async fn bundles(
     repository: &dyn Repository,
+    lists: &Referrers<'_>,
     subject: &RawManifest,
     types: Types<'_>,
 ) -> Result<Vec<Attestation>> {
-    let all = match repository.referrers(&subject.digest).await {
-        Ok(all) => all,
-        Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error.context(format!("referrers of {}", subject.digest))),
-    };
+    let all = lists.of(&subject.digest).await?;
     let fetches: Vec<_> = all
         .iter()
         .filter(|it| {

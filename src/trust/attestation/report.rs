@@ -12,6 +12,7 @@ use crate::{
     trust::{
         grant::Grant,
         policy::Policy,
+        referrers::Referrers,
         signer::{Log, Signer},
         sigstore::{Proof, TrustRoot},
     },
@@ -93,7 +94,8 @@ pub async fn attestations(
             ..raw
         });
     }
-    let (found, failure) = collect(repository, &subjects, None).await;
+    let lists = Referrers::new(repository, &subjects);
+    let (found, failure) = collect(repository, &lists, &subjects, None).await;
     match failure {
         Some(failure) => Err(failure),
         None => Ok(found.iter().map(|it| it.report(&signers, &roots)).collect()),
