@@ -31,10 +31,12 @@ pub mod sigstore;
 mod tests;
 mod watch;
 
+pub(crate) use self::attestation::statement_predicate;
 pub use self::{
     admit::{Request, admit},
     attestation::{
         AttestationReport, Attested, Origins, Provenance, Standing, Wanted, attestations,
+        predicates,
     },
     grant::{CertifiedSigner, Class, Evidence, EvidenceKind, Grant, Rule},
     identity::{Name, SignedIdentity},
