@@ -209,10 +209,8 @@ impl Certificate {
                 }
             }
             _ if check_strength(signature, Use::Key).is_err() => {}
-            SignatureType::Key => {
-                if signature.verify_key(&**key).is_ok() {
-                    self.primary.said.extend(Statement::of(signature));
-                }
+            SignatureType::Key if signature.verify_key(&**key).is_ok() => {
+                self.primary.said.extend(Statement::of(signature));
             }
             SignatureType::SubkeyBinding => {
                 if let (Target::Subkey, Some(subkey)) = (target, self.subkeys.last_mut()) {

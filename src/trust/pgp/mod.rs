@@ -81,9 +81,11 @@ impl Keyring {
                     reason = Some(format!("key {}: bad signature: {error}", signer.id()));
                     continue;
                 }
-                certificate
-                    .may_sign(signer, signed_at, now)
-                    .map_err(|why| format!("key {}: {why}", signer.id()))?;
+                // The same key may be there again, renewed.
+                if let Err(why) = certificate.may_sign(signer, signed_at, now) {
+                    reason = Some(format!("key {}: {why}", signer.id()));
+                    continue;
+                }
                 return Ok(Verified {
                     payload: message.content,
                     fingerprint: certificate.fingerprint(),
@@ -110,6 +112,11 @@ impl fmt::Display for Keyring {
     }
 }
 
+/// Whether it is a signed message, whoever signed it.
+pub(crate) fn is_message(bytes: &[u8]) -> bool {
+    message::parse(bytes).is_ok()
+}
+
 /// What must hold of a signature whoever made it; gives when it was made.
 fn check_signature(signature: &Signature, now: u64) -> Result<u64, String> {
     certificate::check_strength(signature, certificate::Use::Document)?;
@@ -134,7 +141,7 @@ fn issuers(signature: &Signature) -> Vec<String> {
     let ids = signature.issuer_key_id().into_iter();
     fingerprints
         .map(|it| format!("{it:X}"))
-        .chain(ids.map(|it| hex::encode_upper(it)))
+        .chain(ids.map(hex::encode_upper))
         .collect()
 }
 

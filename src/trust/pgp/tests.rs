@@ -178,7 +178,7 @@ fn keyrings_that_cannot_serve_are_refused() {
             .contains("no good signature of its own")
     );
     // Its user id, and what it says with it, changed.
-    let mut changed = good.clone();
+    let mut changed = good;
     let at = changed.windows(4).position(|it| it == b"good").unwrap();
     changed[at] = b'f';
     assert!(

@@ -137,15 +137,13 @@ impl TagHistory {
             ))
         })?;
         known.tags.insert(name.clone(), tag);
-        if changed {
-            if let Err(error) = self.write(&mut known) {
-                // What is not on disk has not been seen.
-                match before {
-                    Some(before) => known.tags.insert(name, before),
-                    None => known.tags.remove(&name),
-                };
-                return Err(error);
-            }
+        if changed && let Err(error) = self.write(&mut known) {
+            // What is not on disk has not been seen.
+            match before {
+                Some(before) => known.tags.insert(name, before),
+                None => known.tags.remove(&name),
+            };
+            return Err(error);
         }
         Ok(())
     }
@@ -221,6 +219,8 @@ impl Tag {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     fn digest(n: usize) -> Digest {
@@ -231,16 +231,16 @@ mod tests {
     fn a_tag_goes_on_and_not_back() {
         let mut tag = Tag::default();
         let [one, two, three, index] = [1, 2, 3, 4].map(digest);
-        assert_eq!(tag.add(&[one.clone()]), Ok(true));
-        assert_eq!(tag.add(&[one.clone()]), Ok(false));
+        assert_eq!(tag.add(from_ref(&one)), Ok(true));
+        assert_eq!(tag.add(from_ref(&one)), Ok(false));
         // The same image by its index, and then by that alone, for another platform.
         assert_eq!(tag.add(&[one.clone(), index.clone()]), Ok(true));
         assert_eq!(tag.add(&[three.clone(), index.clone()]), Ok(true));
-        assert_eq!(tag.add(&[two.clone()]), Ok(true));
+        assert_eq!(tag.add(from_ref(&two)), Ok(true));
         for old in [&one, &index, &three] {
-            assert_eq!(tag.add(&[old.clone()]), Err(two.clone()));
+            assert_eq!(tag.add(from_ref(old)), Err(two.clone()));
         }
-        assert_eq!(tag.add(&[two.clone()]), Ok(false));
+        assert_eq!(tag.add(from_ref(&two)), Ok(false));
         assert_eq!(tag.seen.len(), 2);
     }
 

@@ -45,7 +45,7 @@ const MAX_REDIRECTS: usize = 5;
 impl Lookaside {
     pub(super) fn reader(&self, base: &Url) -> Result<Reader<'_>> {
         let kind = match base.scheme() {
-            "file" => Kind::Directory(PathBuf::from(percent_decoded(base)?)),
+            "file" => Kind::Directory(directory(base)?),
             _ => {
                 let host = base.host_str().unwrap_or_default();
                 let endpoint = Endpoint::registry(host, &self.options, &self.certificates)?;
@@ -61,7 +61,7 @@ impl Lookaside {
 }
 
 /// The directory of a `file` URL.
-fn percent_decoded(base: &Url) -> Result<PathBuf> {
+fn directory(base: &Url) -> Result<PathBuf> {
     base.to_file_path()
         .map_err(|()| Error::invalid(format!("lookaside {base}: not a directory")))
 }
