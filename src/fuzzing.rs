@@ -146,6 +146,13 @@ pub fn signatures(json: &[u8]) -> usize {
     made
 }
 
+/// GPG's keyrings and signed messages.
+#[cfg(feature = "pgp")]
+pub fn gpg(file: &[u8]) -> usize {
+    let keyring = trust::pgp::Keyring::parse(&[(file.to_vec(), "keys".into())]);
+    usize::from(keyring.is_ok()) + usize::from(trust::pgp::is_message(file))
+}
+
 /// Keys, public and private, and certificates.
 pub fn keys(file: &[u8]) -> usize {
     let public = usize::from(PublicKey::from_pem(file, "key").is_ok());

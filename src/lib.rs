@@ -71,6 +71,7 @@ pub mod oci;
 pub mod ocicrypt;
 pub mod open;
 pub mod profile;
+pub mod sbom;
 pub mod snapshotter;
 pub mod source;
 pub mod store;

@@ -92,7 +92,7 @@ fn help_lists_the_commands() {
     assert_eq!(
         commands,
         [
-            "mount", "umount", "inspect", "verify", "ls", "cat", "pull", "serve", "status",
+            "mount", "umount", "inspect", "verify", "sbom", "ls", "cat", "pull", "serve", "status",
             "release", "config", "image", "help"
         ]
     );

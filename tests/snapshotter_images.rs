@@ -18,6 +18,7 @@ use nacre::{
         images::{Confirm, Images, ImagesConfig},
         lazy::{Evidence, LazyImages, Verdict},
     },
+    trust::{AuditLog, TagHistory, Watch},
 };
 use support::{
     pipeline::tool,
@@ -412,6 +413,53 @@ async fn a_restart_without_the_registry_serves_what_is_kept() {
     node.policy("reject");
     let error = images.lower(&found).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Denied, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_goes_back_is_refused_and_what_ran_goes_on() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let log = node.path("audit.jsonl");
+    let open = || {
+        let watch = Watch {
+            audit: Some(Arc::new(AuditLog::open(&log).unwrap())),
+            tags: Some(Arc::new(TagHistory::open(&node.path("tags.json")).unwrap())),
+        };
+        let config = ImagesConfig {
+            watch,
+            ..node.config()
+        };
+        Images::new(config).unwrap()
+    };
+    let images = open();
+    let old = signed(&node, &registry, "app", &[base()]).await;
+    let ran = evidence(&images, &old, 0).await;
+    images.lower(&ran).await.unwrap();
+    let new = signed(&node, &registry, "app", &[base(), top()]).await;
+    assert_eq!(old.reference, new.reference);
+    evidence(&images, &new, 1).await;
+    images.settled().await;
+    drop(images);
+
+    // The registry offers the old image again, signed as it was.
+    put(&registry, "app", &[base()]);
+    let images = open();
+    let error = refused(&images, &old, 0).await;
+    assert!(error.to_string().contains("gone back"), "{error}");
+    // A container of it that outlived the daemon is none of the registry's choices.
+    images.adopt(std::slice::from_ref(&ran)).await.unwrap();
+    let lower = images.lower(&ran).await.unwrap();
+    assert_eq!(node.front_end.names(&lower), ["base", "low"]);
+    images.settled().await;
+
+    let text = fs::read_to_string(&log).unwrap();
+    let decisions: Vec<String> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|line| line["decision"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(decisions.first().unwrap(), "granted");
+    assert!(decisions.contains(&"refused".to_owned()), "{decisions:?}");
+    assert_eq!(decisions.last().unwrap(), "granted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

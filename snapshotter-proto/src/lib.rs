@@ -6,6 +6,8 @@
 #[path = "generated/keyprovider.rs"]
 pub mod keyprovider;
 
+pub mod ttrpc;
+
 /// containerd's services and types, from `github.com/containerd/containerd/api` v1.12.0.
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations)]
 #[allow(rustdoc::invalid_html_tags)]

@@ -25,6 +25,7 @@ use crate::{
     tar::{TarReader, read_error},
 };
 
+mod collect;
 mod extract;
 mod feed;
 mod partial;
@@ -37,6 +38,7 @@ mod users;
 #[cfg(test)]
 mod tests;
 
+pub use self::collect::collect;
 pub use self::runtime::{RuntimeOptions, runtime_config};
 
 /// One layer to unpack.

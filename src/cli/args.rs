@@ -13,7 +13,7 @@ use crate::{
     open::{OpenImage, Opener},
     source::{
         Access, Place, Repository, RepositoryWriter,
-        registry::{Credentials, Options},
+        registry::{Credentials, LookasidePlaces, Options},
     },
     store::{Store, StoreConfig},
     trust::{self, Policy},
@@ -81,6 +81,10 @@ pub(super) struct RegistryArgs {
     /// Honour skip_verify in hosts.toml files; otherwise it is an error.
     #[arg(long, requires = "hosts_dir")]
     insecure_skip_verify: bool,
+    /// Directory of YAML files that say where GPG signatures lie (containers-registries.d(5))
+    /// [default: ~/.config/containers/registries.d if it is there, else the one in /etc].
+    #[arg(long, value_name = "DIR")]
+    registries_dir: Option<PathBuf>,
     /// Docker config.json with credentials; otherwise where docker and containers keep theirs.
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
@@ -110,6 +114,9 @@ pub(super) struct TrustArgs {
     /// Do without a policy file.
     #[arg(long, value_enum, conflicts_with = "policy")]
     insecure_policy: Option<InsecurePolicy>,
+    /// File that gets a line of JSON for each decision.
+    #[arg(long, value_name = "FILE")]
+    audit_log: Option<PathBuf>,
     /// Digest that the reference must resolve to.
     #[arg(long, value_name = "DIGEST")]
     pub(super) expected_digest: Option<Digest>,
@@ -267,10 +274,21 @@ impl RegistryArgs {
             plain_http: self.insecure_plain_http.clone(),
             certs_dir: self.hosts_dir.clone(),
             insecure_skip_verify: self.insecure_skip_verify,
+            lookaside: Some(self.lookaside()),
             credentials,
             deadline: Duration::from_secs(self.registry_deadline),
             ..Options::default()
         }))
+    }
+
+    fn lookaside(&self) -> LookasidePlaces {
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        let root = nix::unistd::geteuid().is_root();
+        let mut places = LookasidePlaces::usual(home.as_deref(), root);
+        if let Some(directory) = &self.registries_dir {
+            places.directory.clone_from(directory);
+        }
+        places
     }
 
     pub(super) fn platform(&self) -> Result<Platform> {
@@ -284,14 +302,19 @@ impl RegistryArgs {
 
 impl TrustArgs {
     pub(super) fn policy(&self) -> Result<Policy> {
-        match self.insecure_policy {
-            Some(InsecurePolicy::AcceptAnything) => Ok(Policy::insecure_accept_anything()),
+        let policy = match self.insecure_policy {
+            Some(InsecurePolicy::AcceptAnything) => Policy::insecure_accept_anything(),
             None => {
                 let home = std::env::var_os("HOME").map(PathBuf::from);
                 let candidates = trust::default_policy_paths(home.as_deref());
-                Policy::find(self.policy.as_deref(), &candidates)
+                Policy::find(self.policy.as_deref(), &candidates)?
             }
-        }
+        };
+        let audit = self.audit_log.as_deref().map(trust::AuditLog::open);
+        Ok(policy.watched(trust::Watch {
+            audit: audit.transpose()?.map(Arc::new),
+            tags: None,
+        }))
     }
 }
 

@@ -15,6 +15,7 @@ mod output;
 mod profile;
 mod pull;
 mod release;
+mod sbom;
 mod serve;
 mod status;
 mod table;
@@ -51,6 +52,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Ask the policy, and show the grant.
     Verify(verify::Verify),
+    /// Find an image's bills of materials (SBOMs), and say whose word each is.
+    Sbom(sbom::Sbom),
     /// List files of an image without mounting it.
     Ls(ls::Ls),
     /// Print a file of an image without mounting it.
@@ -107,6 +110,7 @@ fn run(command: Command, verbose: u8, output: &Output) -> Result<()> {
         Command::Umount(umount) => umount.run(output),
         Command::Inspect(inspect) => runtime()?.block_on(inspect.run(output)),
         Command::Verify(verify) => runtime()?.block_on(verify.run(output)),
+        Command::Sbom(sbom) => runtime()?.block_on(sbom.run(output)),
         Command::Ls(ls) => runtime()?.block_on(ls.run(output)),
         Command::Cat(cat) => runtime()?.block_on(cat.run()),
         Command::Pull(pull) => runtime()?.block_on(pull.run(output)),

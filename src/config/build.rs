@@ -19,10 +19,10 @@ use crate::{
     },
     source::{
         Access,
-        registry::{Credentials, HandedLogins, Options},
+        registry::{Credentials, HandedLogins, LookasidePlaces, Options},
     },
     store::{Store, StoreConfig},
-    trust::{self, Policy},
+    trust::{self, AuditLog, Policy, TagHistory, Watch},
 };
 
 /// How long a mount that no snapshot names is spared: a pull may be under way.
@@ -78,7 +78,13 @@ impl Config {
         if let Some(handed) = handed {
             credentials = credentials.with_handed(handed.clone());
         }
+        let root = nix::unistd::geteuid().is_root();
+        let mut lookaside = LookasidePlaces::usual(surroundings.home, root);
+        if let Some(directory) = named(&registry.registries_dir) {
+            directory.clone_into(&mut lookaside.directory);
+        }
         Ok(Access::new(Options {
+            lookaside: Some(lookaside),
             ca_files: registry.ca_files.clone(),
             plain_http: registry.insecure_plain_http.clone(),
             credentials,
@@ -110,6 +116,7 @@ impl Config {
             root: self.root.clone(),
             repositories: Arc::new(self.access(surroundings, handed)?),
             policy: PolicySource::File(self.policy_file(surroundings)?),
+            watch: self.watch()?,
             keys: self.key_config()?,
             store: Arc::new(Store::open(&self.store()?)?),
             engine: self.engine(),
@@ -159,6 +166,23 @@ impl Config {
             trust::Origin::File(file) => Ok(file.clone()),
             trust::Origin::InsecureFlag => Err(Error::internal("a policy file that is none")),
         }
+    }
+
+    /// What is told of every decision.
+    fn watch(&self) -> Result<Watch> {
+        let trust = &self.trust;
+        let audit = named(&trust.audit_log).map(AuditLog::open).transpose();
+        let history = self.tag_history();
+        let tags = trust.refuse_rollback.then(|| TagHistory::open(&history));
+        Ok(Watch {
+            audit: audit
+                .map_err(|e| e.context("trust.audit_log"))?
+                .map(Arc::new),
+            tags: tags
+                .transpose()
+                .map_err(|e| e.context("trust.refuse_rollback"))?
+                .map(Arc::new),
+        })
     }
 
     fn key_config(&self) -> Result<KeyConfig> {

@@ -89,6 +89,8 @@ pub struct RegistryConfig {
     pub platform: String,
     /// Directory of `hosts.toml` files; empty for none.
     pub hosts_dir: PathBuf,
+    /// Directory of files that say where GPG signatures lie; empty for the usual one.
+    pub registries_dir: PathBuf,
     /// The kubelet's credential provider configuration; empty for none.
     pub credential_provider_config: PathBuf,
     /// Directory of its plugins.
@@ -111,6 +113,10 @@ pub struct CriConfig {
 pub struct TrustConfig {
     /// The policy file; empty for the first that exists of the usual places.
     pub policy: PathBuf,
+    /// Refuse tags that go back to an image they have been before.
+    pub refuse_rollback: bool,
+    /// The audit log; empty for none.
+    pub audit_log: PathBuf,
     /// What may rely on a layer that has not been confirmed.
     pub confirm: ConfirmConfig,
     /// How fast layers are read to confirm them; 0 for no limit.
@@ -309,6 +315,12 @@ impl Config {
         self.root.join("images")
     }
 
+    /// Where it is remembered what tags have been.
+    #[must_use]
+    pub fn tag_history(&self) -> PathBuf {
+        self.root.join("tags.json")
+    }
+
     /// Where database and directories of snapshots are.
     #[must_use]
     pub fn snapshots_root(&self) -> PathBuf {
@@ -355,6 +367,7 @@ impl Default for RegistryConfig {
             deadline_seconds: 60,
             platform: String::new(),
             hosts_dir: PathBuf::new(),
+            registries_dir: PathBuf::new(),
             credential_provider_config: PathBuf::new(),
             credential_provider_bin_dir: PathBuf::new(),
         }
@@ -374,6 +387,8 @@ impl Default for TrustConfig {
     fn default() -> Self {
         Self {
             policy: PathBuf::new(),
+            refuse_rollback: false,
+            audit_log: PathBuf::new(),
             confirm: ConfirmConfig::Trusted,
             confirm_kib_per_second: 8192,
             confirm_after_seconds: 30,

@@ -1,5 +1,5 @@
-//! The producing side: convert, encrypt, decrypt, rewrap, copy, compare and sign images, record what
-//! they read.
+//! The producing side: convert, encrypt, decrypt, rewrap, copy, compare, measure and sign images,
+//! record what they read.
 //!
 //! Whatever is made, its manifest is stored last: who looks finds all of an image, or none.
 
@@ -10,6 +10,7 @@ pub mod decrypt;
 pub mod diff;
 mod document;
 pub mod encrypt;
+pub mod measure;
 mod mover;
 pub mod record;
 pub mod rewrap;

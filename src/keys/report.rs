@@ -73,7 +73,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         let providers = r#"{"key-providers": {
-            "kms": {"grpc": "127.0.0.1:5000"}, "old": {"ttrpc": "unix:///x"},
+            "kms": {"grpc": "127.0.0.1:5000"}, "old": {"native": "x"}, "hub": {"ttrpc": "unix:///x"},
             "tool": {"cmd": {"path": "/bin/tool", "args": ["--token", "word"]}}
         }}"#;
         std::fs::write(path("providers.json"), providers).unwrap();
@@ -91,8 +91,9 @@ mod tests {
         assert_eq!(
             ways,
             [
+                "hub ttrpc /x",
                 "kms grpc 127.0.0.1:5000",
-                "old ttrpc (not spoken)",
+                "old native (not spoken)",
                 "tool cmd /bin/tool"
             ]
         );

@@ -9,6 +9,7 @@ mod manifest;
 pub mod media_type;
 mod platform;
 mod reference;
+mod scopes;
 
 pub(crate) use self::manifest::MAX_MANIFEST;
 pub use self::{

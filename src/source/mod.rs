@@ -102,6 +102,15 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     fn stream(&self) -> BoxFuture<'_, Result<BlobStream>>;
 }
 
+/// A signature in the form of simple signing that lies beside a repository, not in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DetachedSignature {
+    /// Where it was found, for messages.
+    pub place: String,
+    /// An OpenPGP message, if it is what it should be.
+    pub bytes: Bytes,
+}
+
 /// Reads manifests, blobs and referrers of one repository.
 pub trait Repository: Send + Sync + fmt::Debug {
     /// `host/path` or `oci:DIRECTORY`, for messages.
@@ -121,6 +130,20 @@ pub trait Repository: Send + Sync + fmt::Debug {
     /// registry has none, by the fallback tag `sha256-HEX`. Empty if there are none. Nothing here is
     /// trusted.
     fn referrers<'a>(&'a self, subject: &'a Digest) -> BoxFuture<'a, Result<Vec<Descriptor>>>;
+
+    /// GPG signatures of a manifest that lie beside the repository: in the registry's own store of
+    /// them or, if it has none, where registries.d says. `None` if no place is known. Nothing here
+    /// is trusted.
+    ///
+    /// # Errors
+    /// `Invalid` if registries.d is malformed; `Unavailable`, `Denied`, `Io` as the place says.
+    fn signatures<'a>(
+        &'a self,
+        subject: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Vec<DetachedSignature>>>> {
+        let _ = subject;
+        Box::pin(async { Ok(None) })
+    }
 
     /// Requests and bytes so far.
     fn traffic(&self) -> Arc<Traffic>;

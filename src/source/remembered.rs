@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, future::BoxFuture, stream};
 use tokio::sync::OnceCell;
 
-use super::{BlobSource, BlobStream, Repository, Traffic, read_verified};
+use super::{BlobSource, BlobStream, DetachedSignature, Repository, Traffic, read_verified};
 use crate::{
     error::{Error, Result},
     oci::{Descriptor, Digest, Document, Location, RawManifest, media_type},
@@ -129,6 +129,13 @@ impl Repository for Remembered {
 
     fn referrers<'a>(&'a self, subject: &'a Digest) -> BoxFuture<'a, Result<Vec<Descriptor>>> {
         Box::pin(self.list(subject))
+    }
+
+    fn signatures<'a>(
+        &'a self,
+        subject: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Vec<DetachedSignature>>>> {
+        self.inner.signatures(subject)
     }
 
     fn traffic(&self) -> Arc<Traffic> {

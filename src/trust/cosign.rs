@@ -17,6 +17,8 @@ pub(crate) const SIGNATURE_ANNOTATION: &str = "dev.cosignproject.cosign/signatur
 pub(crate) const SIGNATURE_ARTIFACT: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
 /// The `type` of every payload.
 pub(crate) const PAYLOAD_TYPE: &str = "cosign container image signature";
+/// The `type` of those that GPG signs.
+const ATOMIC_TYPE: &str = "atomic container signature";
 /// Largest payload that is read; cosign writes 250 bytes, more with `-a key=value`.
 pub(crate) const MAX_PAYLOAD: u64 = 64 << 10;
 /// Longest signature in base64: RSA of 8192 bits takes 1368 characters.
@@ -48,23 +50,48 @@ pub(crate) fn write_payload(digest: &Digest, reference: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Reads a payload: exactly the known fields, `optional` free.
+/// Reads a payload of cosign: exactly the known fields, `optional` free.
 pub(crate) fn parse_payload(bytes: &[u8]) -> Result<Payload, String> {
-    fn read(bytes: &[u8]) -> Result<Payload, json::Fault> {
+    read_payload(bytes, PAYLOAD_TYPE, |optional| match optional.value {
+        json::Value::Null => Ok(()),
+        _ => optional.object().map(drop),
+    })
+}
+
+/// Reads a payload that GPG signed (containers-signature(5)): as cosign's, with another type, and
+/// `optional` has to be there.
+pub(crate) fn parse_atomic(bytes: &[u8]) -> Result<Payload, String> {
+    if bytes.len() as u64 > MAX_PAYLOAD {
+        return Err(format!("payload: more than {MAX_PAYLOAD} bytes"));
+    }
+    read_payload(bytes, ATOMIC_TYPE, |optional| {
+        optional.object()?;
+        if let Some(creator) = optional.get("creator") {
+            creator.string()?;
+        }
+        match optional.get("timestamp") {
+            Some(time) if !matches!(time.value, json::Value::Number) => {
+                Err(time.fault("want a number"))
+            }
+            _ => Ok(()),
+        }
+    })
+}
+
+fn read_payload(
+    bytes: &[u8],
+    want: &str,
+    check_optional: fn(&json::Node) -> Result<(), json::Fault>,
+) -> Result<Payload, String> {
+    let read = || -> Result<Payload, json::Fault> {
         let root = json::parse(bytes)?;
         root.only(&["critical", "optional"])?;
-        let optional = root.want("optional")?;
-        if !matches!(optional.value, json::Value::Null) {
-            optional.object()?;
-        }
+        check_optional(root.want("optional")?)?;
         let critical = root.want("critical")?;
         critical.only(&["identity", "image", "type"])?;
         let kind = critical.want("type")?;
-        if kind.string()? != PAYLOAD_TYPE {
-            return Err(kind.fault(format!(
-                "type is {:?}, want {PAYLOAD_TYPE:?}",
-                kind.string()?
-            )));
+        if kind.string()? != want {
+            return Err(kind.fault(format!("type is {:?}, want {want:?}", kind.string()?)));
         }
         let image = critical.want("image")?;
         image.only(&["docker-manifest-digest"])?;
@@ -78,8 +105,8 @@ pub(crate) fn parse_payload(bytes: &[u8]) -> Result<Payload, String> {
                 .map_err(|_| digest.fault("not a digest"))?,
             reference: identity.want("docker-reference")?.string()?.to_owned(),
         })
-    }
-    read(bytes).map_err(|fault| format!("payload: {fault}"))
+    };
+    read().map_err(|fault| format!("payload: {fault}"))
 }
 
 /// The signature that a payload's layer carries.
@@ -166,6 +193,50 @@ mod tests {
             let error = with(from, to).unwrap_err();
             assert!(error.contains(want), "{to}: {error}");
         }
+    }
+
+    #[test]
+    fn what_gpg_signs_is_read_as_strictly() {
+        let real = REAL.replace(PAYLOAD_TYPE, ATOMIC_TYPE).replace(
+            "\"optional\":null",
+            "\"optional\":{\"creator\":\"x\",\"timestamp\":1}",
+        );
+        let with = |from: &str, to: &str| parse_atomic(real.replace(from, to).as_bytes());
+        assert_eq!(
+            with("", "").unwrap(),
+            parse_payload(REAL.as_bytes()).unwrap()
+        );
+        assert!(with(",\"timestamp\":1", ",\"x\":[]").is_ok());
+        for (from, to, want) in [
+            ("atomic", "cosign", "want \"atomic container"),
+            (
+                "{\"creator\":\"x\",\"timestamp\":1}",
+                "null",
+                "want an object",
+            ),
+            ("\"x\"", "1", "want a string"),
+            (":1}", ":\"1\"}", "want a number"),
+            ("\"image\":{", "\"image\":{\"x\":1,", "unknown field \"x\""),
+            (
+                "\"identity\":{",
+                "\"identity\":{\"x\":1,",
+                "unknown field \"x\"",
+            ),
+            (
+                "\"critical\":{",
+                "\"critical\":{\"type\":\"x\",",
+                "duplicate key",
+            ),
+            (
+                "{\"critical\"",
+                "{\"x\":1,\"critical\"",
+                "unknown field \"x\"",
+            ),
+        ] {
+            let error = with(from, to).unwrap_err();
+            assert!(error.contains(want), "{to}: {error}");
+        }
+        assert!(parse_payload(real.as_bytes()).is_err());
     }
 
     #[test]

@@ -73,9 +73,11 @@ pub struct Evidence {
     pub kind: EvidenceKind,
     /// Digest of the manifest or index that was signed.
     pub signed_digest: Digest,
-    /// SHA-256 of the public key (DER SubjectPublicKeyInfo) that verified it.
+    /// SHA-256 of the public key that verified it (DER SubjectPublicKeyInfo; of GPG's, the packet's
+    /// body).
     pub key: Digest,
-    /// Whose certificate holds the key; `None` if the policy names the key itself.
+    /// Whose certificate holds the key; `None` if the policy names the key itself. Of GPG's, the
+    /// fingerprint of the primary key (`openpgp4fpr:...`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signer: Option<CertifiedSigner>,
     /// When it was signed, in seconds since 1970, by the word of a log or a timestamp authority.
@@ -104,6 +106,8 @@ pub enum EvidenceKind {
     CosignSignature,
     /// A sigstore bundle attached as a referrer.
     SigstoreBundle,
+    /// GPG's simple signing, from a lookaside or the registry's extension.
+    GpgSignature,
 }
 
 // === impl Grant ===
@@ -322,6 +326,7 @@ impl fmt::Display for EvidenceKind {
         f.write_str(match self {
             EvidenceKind::CosignSignature => "cosign-signature",
             EvidenceKind::SigstoreBundle => "sigstore-bundle",
+            EvidenceKind::GpgSignature => "gpg-signature",
         })
     }
 }

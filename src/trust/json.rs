@@ -30,6 +30,8 @@ pub(crate) enum Value {
     String(String),
     Array(Vec<Node>),
     Object(Vec<Member>),
+    /// Something that was checked and not kept.
+    Unkept,
 }
 
 /// One key of an object and its value.
@@ -58,6 +60,10 @@ struct Reader<'a> {
     bytes: &'a [u8],
     next: usize,
     nodes: usize,
+    /// The member of the document whose value is not kept.
+    without: Option<&'a str>,
+    /// Whether what is read now is kept.
+    keeping: bool,
     /// Line of `next`, and where it begins. Only white space has line breaks.
     line: usize,
     line_start: usize,
@@ -65,10 +71,22 @@ struct Reader<'a> {
 
 /// Parses a whole document. Its size is bounded by the caller, who holds the bytes.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Node, Fault> {
+    read(bytes, None)
+}
+
+/// As [`parse`], but the value of the document's member `without` is only checked: it may have any
+/// number of values.
+pub(crate) fn parse_without(bytes: &[u8], without: &str) -> Result<Node, Fault> {
+    read(bytes, Some(without))
+}
+
+fn read(bytes: &[u8], without: Option<&str>) -> Result<Node, Fault> {
     let mut reader = Reader {
         bytes,
         next: 0,
         nodes: 0,
+        without,
+        keeping: true,
         line: 1,
         line_start: 0,
     };
@@ -165,6 +183,7 @@ impl Value {
             Value::String(_) => "a string",
             Value::Array(_) => "an array",
             Value::Object(_) => "an object",
+            Value::Unkept => "something that was not kept",
         }
     }
 }
@@ -187,7 +206,7 @@ impl Reader<'_> {
         if depth > MAX_DEPTH {
             return Err(self.fault(format!("nested more than {MAX_DEPTH} levels deep")));
         }
-        self.nodes += 1;
+        self.nodes += usize::from(self.keeping);
         if self.nodes > MAX_NODES {
             return Err(self.fault(format!("more than {MAX_NODES} values")));
         }
@@ -230,8 +249,17 @@ impl Reader<'_> {
             if !self.take(b':') {
                 return Err(self.fault("want ':' after a key"));
             }
-            let node = self.node(depth + 1)?;
-            members.push(Member { at, key, node });
+            let unkept = depth == 0 && self.without == Some(key.as_str());
+            let keeping = self.keeping;
+            self.keeping = keeping && !unkept;
+            let mut node = self.node(depth + 1)?;
+            self.keeping = keeping;
+            if unkept {
+                node.value = Value::Unkept;
+            }
+            if keeping {
+                members.push(Member { at, key, node });
+            }
             self.space();
             if self.take(b'}') {
                 return Ok(Value::Object(members));
@@ -250,7 +278,10 @@ impl Reader<'_> {
             return Ok(Value::Array(items));
         }
         loop {
-            items.push(self.node(depth + 1)?);
+            let item = self.node(depth + 1)?;
+            if self.keeping {
+                items.push(item);
+            }
             self.space();
             if self.take(b']') {
                 return Ok(Value::Array(items));
@@ -416,6 +447,27 @@ mod tests {
         let members: Vec<String> = (0..MAX_NODES / 2).map(|n| format!("\n\"{n}\":1")).collect();
         let wide = parse(format!("{{{}}}", members.join(",")).as_bytes()).unwrap();
         assert_eq!(wide.object().unwrap().len(), MAX_NODES / 2);
+    }
+
+    #[test]
+    fn what_is_not_kept_is_checked_all_the_same() {
+        let many = format!("[{}1]", "1,".repeat(2 * MAX_NODES));
+        let text = format!("{{\"a\":{{\"big\":1}},\"big\":{many},\"c\":[1]}}");
+        assert!(parse(text.as_bytes()).is_err());
+        let root = parse_without(text.as_bytes(), "big").unwrap();
+        assert!(matches!(root.want("big").unwrap().value, Value::Unkept));
+        assert!(root.want("big").unwrap().array().is_err());
+        assert_eq!(root.want("c").unwrap().array().unwrap().len(), 1);
+        let inner = root.want("a").unwrap().want("big").unwrap();
+        assert!(matches!(inner.value, Value::Number));
+        for (text, want) in [
+            ("{\"big\":{\"a\":1,\"a\":2}}", "duplicate key"),
+            ("{\"big\":[{\"a\":[1,]}]}", "want a value"),
+            ("{\"big\":1,\"big\":2}", "duplicate key \"big\""),
+        ] {
+            let fault = parse_without(text.as_bytes(), "big").unwrap_err();
+            assert!(fault.reason.contains(want), "{text}: {fault}");
+        }
     }
 
     proptest::proptest! {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     error::{Error, Kind, Result},
-    oci::{Location, Reference, RegistryReference},
+    oci::{Location, Reference},
 };
 
 /// A transport of the policy file and the scopes to look for in it, most specific first.
@@ -24,7 +24,7 @@ pub(crate) fn of(reference: &Reference) -> Result<Scopes> {
     match reference {
         Reference::Registry(reference) => Ok(Scopes {
             transport: "docker",
-            names: of_registry(reference),
+            names: reference.scopes(),
         }),
         Reference::Layout { directory, name } => {
             let directory = resolve(directory)?;
@@ -34,32 +34,6 @@ pub(crate) fn of(reference: &Reference) -> Result<Scopes> {
             })
         }
     }
-}
-
-/// Full reference, repository, parents, host with port, wildcards without port, everything.
-///
-/// containers/image refuses a reference with both tag and digest; podman drops the tag before it
-/// asks. Here the digest form is looked up, since the digest is what is fetched.
-fn of_registry(reference: &RegistryReference) -> Vec<String> {
-    let repository = reference.repository();
-    let full = match reference.location() {
-        Location::Digest(digest) => format!("{repository}@{digest}"),
-        Location::Tag(tag) => format!("{repository}:{tag}"),
-    };
-    let mut names = vec![full];
-    let mut parent = repository.as_str();
-    names.push(parent.to_owned());
-    while let Some((shorter, _)) = parent.rsplit_once('/') {
-        parent = shorter;
-        names.push(parent.to_owned());
-    }
-    let mut domain = parent.split_once(':').map_or(parent, |(host, _)| host);
-    while let Some((_, rest)) = domain.split_once('.') {
-        domain = rest;
-        names.push(format!("*.{domain}"));
-    }
-    names.push(String::new());
-    names
 }
 
 /// The directory with the tag, the directory, its parents (not `/`), everything.

@@ -25,6 +25,8 @@ pub(crate) fn parsers() -> Vec<Parser> {
     vec![
         parser("annotations", fuzzing::annotations, annotations()),
         parser("estargz", fuzzing::estargz, estargz()),
+        #[cfg(feature = "pgp")]
+        parser("gpg", fuzzing::gpg, gpg()),
         parser("headers", fuzzing::headers, texts(&HEADERS)),
         parser("keys", fuzzing::keys, keys()),
         parser("manifest", fuzzing::manifest, texts(&MANIFESTS)),
@@ -49,6 +51,26 @@ fn read(name: &str) -> Vec<u8> {
 
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// GnuPG's keys and signed messages.
+#[cfg(feature = "pgp")]
+fn gpg() -> Vec<Vec<u8>> {
+    let names = [
+        "good.gpg",
+        "good.asc",
+        "rsa.gpg",
+        "sub.gpg",
+        "lost.gpg",
+        "revoked.gpg",
+        "good.sig",
+        "plain.sig",
+        "armored.sig",
+        "rsa.sig",
+        "twice.sig",
+        "encrypted.sig",
+    ];
+    names.map(|name| read(&format!("gpg/{name}"))).to_vec()
 }
 
 const ESTARGZ: [&str; 5] = ["plain", "inner", "landmark", "legacy", "small"];

@@ -215,6 +215,7 @@ impl Node {
             confirm: Confirm::Trusted,
             confirm_rate: 0,
             confirm_after: Duration::ZERO,
+            watch: nacre::trust::Watch::default(),
             grace: Duration::ZERO,
             adoption_deadline: Duration::from_secs(60),
             front_end: Arc::clone(&self.front_end) as Arc<dyn FrontEnd>,

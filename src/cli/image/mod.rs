@@ -2,6 +2,7 @@
 
 mod convert;
 mod diff;
+mod measure;
 mod sign;
 mod transfer;
 
@@ -10,6 +11,7 @@ use clap::Subcommand;
 use self::{
     convert::Convert,
     diff::Diff,
+    measure::Measure,
     sign::{Keygen, Sign},
     transfer::{Copy, Decrypt, Encrypt, Rewrap},
 };
@@ -31,6 +33,8 @@ pub(super) enum Image {
     Rewrap(Rewrap),
     /// Show how two images differ: files added, removed and changed, by their indexes.
     Diff(Diff),
+    /// Print an image's digests, of its tree too, and sign them.
+    Measure(Measure),
     /// Sign an image with a private key, as cosign does (`sha256-HEX.sig`).
     Sign(Sign),
     /// Make a key pair to sign with.
@@ -51,6 +55,7 @@ impl Image {
             Image::Decrypt(decrypt) => decrypt.run(output).await,
             Image::Rewrap(rewrap) => rewrap.run(output).await,
             Image::Diff(diff) => diff.run(output).await,
+            Image::Measure(measure) => measure.run(output).await,
             Image::Sign(sign) => sign.run(output).await,
             Image::Keygen(keygen) => keygen.run(output),
             Image::Profile(profile) => profile.run(output).await,

@@ -1,4 +1,4 @@
-//! ocicrypt's key provider protocol, version 1: JSON each way, to a command or over gRPC.
+//! ocicrypt's key provider protocol, version 1: JSON each way, to a command, over gRPC or ttrpc.
 //!
 //! Go writes bytes as base64 and reads arrays too; the Rust side of Confidential Containers writes
 //! arrays and reads nothing else. So arrays are written and both are read.
@@ -22,6 +22,7 @@ use crate::{
 
 mod cmd;
 mod grpc;
+mod ttrpc;
 
 /// The key providers that a configuration file names.
 #[derive(Default)]
@@ -38,6 +39,8 @@ pub(super) enum Provider {
     Command { path: PathBuf, args: Vec<String> },
     /// A gRPC server at `host:port`, without TLS.
     Grpc(String),
+    /// A ttrpc server at `unix:///PATH`, as Confidential Containers' data hub (CDH) is.
+    Ttrpc(PathBuf),
     /// A way that other tools have; a layer that needs it is refused by its name.
     Unsupported(&'static str),
 }
@@ -174,6 +177,7 @@ impl Providers {
             way: match provider {
                 Provider::Command { path, .. } => format!("cmd {}", path.display()),
                 Provider::Grpc(target) => format!("grpc {target}"),
+                Provider::Ttrpc(socket) => format!("ttrpc {}", socket.display()),
                 Provider::Unsupported(way) => format!("{way} (not spoken)"),
             },
         })
@@ -250,8 +254,9 @@ impl Provider {
             match self {
                 Self::Command { path, args } => cmd::ask(path, args, &request).await,
                 Self::Grpc(target) => grpc::ask(target, operation, &request).await,
+                Self::Ttrpc(socket) => ttrpc::ask(socket, operation, &request, deadline).await,
                 Self::Unsupported(way) => Err(Error::unsupported(format!(
-                    "reached through {way}, which nacre does not speak; cmd and grpc are known"
+                    "reached through {way}, which nacre does not speak; cmd, grpc and ttrpc are known"
                 ))),
             }
         };
@@ -282,7 +287,17 @@ fn parse(json: &[u8]) -> Result<BTreeMap<String, Provider>> {
                     Some(_) => Provider::Unsupported("grpc with grpc-tls"),
                     None => Provider::Grpc(target),
                 },
-                Attributes { ttrpc: Some(_), .. } => Provider::Unsupported("ttrpc"),
+                Attributes {
+                    ttrpc: Some(target),
+                    ..
+                } => match target.strip_prefix("unix://") {
+                    Some(path) if path.starts_with('/') => Provider::Ttrpc(path.into()),
+                    _ => {
+                        return Err(Error::invalid(format!(
+                            "key provider {name:?}: ttrpc {target:?}: want unix:///PATH"
+                        )));
+                    }
+                },
                 Attributes {
                     native: Some(_), ..
                 } => Provider::Unsupported("native"),

@@ -293,7 +293,7 @@ fn configuration_files() {
             r#"Command { path: "y", args: [] }"#,
             r#"Grpc("h:1")"#,
             r#"Unsupported("grpc with grpc-tls")"#,
-            r#"Unsupported("ttrpc")"#,
+            r#"Ttrpc("/run/x.sock")"#,
             r#"Unsupported("native")"#,
         ]
     );
@@ -304,6 +304,10 @@ fn configuration_files() {
             "has none of cmd",
         ),
         (r#"{"key-providers":{"a":{"grpc":""}}}"#, "has none of cmd"),
+        (
+            r#"{"key-providers":{"a":{"ttrpc":"vsock://1:2"}}}"#,
+            "want unix:///PATH",
+        ),
         (
             r#"{"key-providers":{"a":{"grpc":"x"},"a":{"grpc":"y"}}}"#,
             "occurs twice",
@@ -325,10 +329,10 @@ async fn a_missing_configuration_is_named_in_the_hint() {
             .hint("a")
             .contains("/nonexistent/keyproviders.json does not exist")
     );
-    let ttrpc = Provider::Unsupported("ttrpc");
-    let error = ttrpc.unwrap("a", &[], b"", LONG).await.unwrap_err();
+    let native = Provider::Unsupported("native");
+    let error = native.unwrap("a", &[], b"", LONG).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
-    assert!(error.to_string().contains("ttrpc"), "{error}");
+    assert!(error.to_string().contains("native"), "{error}");
 }
 
 #[test]

@@ -69,7 +69,13 @@ async fn with(
     named: &Location,
     kept: &Arc<Kept>,
 ) -> Result<Image> {
-    let policy = shared.config.policy.load()?;
+    let watch = shared.config.watch.clone();
+    // An image that was mounted before is not the registry's choice.
+    let watch = match wanted.mode {
+        Mode::Fresh => watch,
+        Mode::Again => watch.without_tags(),
+    };
+    let policy = shared.config.policy.load()?.watched(watch);
     let grant = admit(shared, wanted, mode, &policy, reference, named, kept).await?;
     let name = |e: Error| e.context(wanted.reference.clone());
     let mut layers = ImageLayer::all(&grant, &**kept).await.map_err(name)?;

@@ -15,7 +15,7 @@ use crate::{
         registry::{HostCounts, RegistryState},
     },
     store::Store,
-    trust::{Policy, PolicyReport},
+    trust::{Policy, PolicyReport, Watch},
 };
 
 /// Where images are, how they are admitted, opened, confirmed and mounted.
@@ -27,6 +27,8 @@ pub struct ImagesConfig {
     pub repositories: Arc<dyn Repositories>,
     /// Decides what is admitted; read again for every layer and mount.
     pub policy: PolicySource,
+    /// What is told of every decision.
+    pub watch: Watch,
     /// Opens encrypted layers; key files are read again for every image.
     pub keys: KeyConfig,
     /// Keeps chunks of all images.

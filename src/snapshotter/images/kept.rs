@@ -20,7 +20,7 @@ use super::keep::{self, Keep};
 use crate::{
     error::{Error, Kind, Result},
     oci::{Descriptor, Digest, Location, MAX_MANIFEST, RawManifest},
-    source::{BlobSource, BlobStream, PlacedStream, Repository, Traffic},
+    source::{BlobSource, BlobStream, DetachedSignature, PlacedStream, Repository, Traffic},
 };
 
 /// See the module.
@@ -151,6 +151,40 @@ impl Kept {
         }
     }
 
+    /// GPG's signatures, kept as places and bytes.
+    async fn beside(&self, subject: &Digest) -> Result<Option<Vec<DetachedSignature>>> {
+        type File = Option<Vec<(String, Vec<u8>)>>;
+        let name = keep::answer_name(&self.inner.name(), &format!("signatures {subject}"));
+        let kept = || -> Option<Option<Vec<DetachedSignature>>> {
+            let file = self.session.read(&name, MAX_DOCUMENT)?;
+            let found: File = serde_json::from_slice(&file).ok()?;
+            let signature = |(place, bytes): (String, Vec<u8>)| DetachedSignature {
+                place,
+                bytes: bytes.into(),
+            };
+            Some(found.map(|all| all.into_iter().map(signature).collect()))
+        };
+        if self.session.mode == Mode::Again
+            && let Some(answer) = kept()
+        {
+            return Ok(answer);
+        }
+        match self.inner.signatures(subject).await {
+            Ok(found) => {
+                let file: File = found.as_ref().map(|all| {
+                    let pair = |it: &DetachedSignature| (it.place.clone(), it.bytes.to_vec());
+                    all.iter().map(pair).collect()
+                });
+                if let Ok(text) = serde_json::to_vec(&file) {
+                    self.session.write(&name, &text);
+                }
+                Ok(found)
+            }
+            Err(error) if error.kind() == Kind::Unavailable => kept().ok_or(error),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn list(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
         let name = keep::answer_name(&self.inner.name(), &format!("referrers {subject}"));
         let kept = || -> Option<Vec<Descriptor>> {
@@ -198,6 +232,13 @@ impl Repository for Kept {
 
     fn referrers<'a>(&'a self, subject: &'a Digest) -> BoxFuture<'a, Result<Vec<Descriptor>>> {
         Box::pin(self.list(subject))
+    }
+
+    fn signatures<'a>(
+        &'a self,
+        subject: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Vec<DetachedSignature>>>> {
+        Box::pin(self.beside(subject))
     }
 
     fn traffic(&self) -> Arc<Traffic> {

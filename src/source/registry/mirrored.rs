@@ -26,7 +26,8 @@ use crate::{
     error::{Error, Result},
     oci::{Descriptor, Digest, Location, RawManifest},
     source::{
-        BlobSource, BlobStream, PlacedStream, Repository, Traffic, check_range, check_ranges,
+        BlobSource, BlobStream, DetachedSignature, PlacedStream, Repository, Traffic, check_range,
+        check_ranges,
     },
 };
 
@@ -144,6 +145,19 @@ impl Repository for MirroredRepository {
             let each = |host: usize| self.repositories[host].referrers(subject);
             let enough = |found: &Vec<Descriptor>| !found.is_empty();
             self.peers.ask(&what, REFERRERS, each, enough).await
+        })
+    }
+
+    /// A mirror that has no store of signatures says nothing about the others.
+    fn signatures<'a>(
+        &'a self,
+        subject: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Vec<DetachedSignature>>>> {
+        Box::pin(async move {
+            let what = format!("signatures of {subject} in {}", self.name());
+            let each = |host: usize| self.repositories[host].signatures(subject);
+            let enough = |found: &Option<Vec<_>>| found.as_ref().is_some_and(|it| !it.is_empty());
+            self.peers.ask(&what, PULL, each, enough).await
         })
     }
 

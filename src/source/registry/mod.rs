@@ -27,10 +27,12 @@ pub(crate) mod challenge;
 mod credentials;
 mod duration;
 mod endpoint;
+mod extension;
 mod handed;
 pub(crate) mod header;
 mod helper;
 mod hosts;
+mod lookaside;
 mod meter;
 mod mirrored;
 mod multipart;
@@ -47,6 +49,7 @@ mod writer;
 pub use self::{
     credentials::Credentials,
     handed::{HandedLogin, HandedLogins, Pull},
+    lookaside::LookasidePlaces,
     meter::HostCounts,
     peers::{HostState, RegistryState},
     retry::{Environment, RetryPolicy, System},
@@ -54,6 +57,7 @@ pub use self::{
 use self::{
     endpoint::Endpoint,
     hosts::{Capabilities, Hosts},
+    lookaside::{Lookaside, WithLookaside},
     meter::HostMeters,
     mirrored::MirroredRepository,
     peers::{Peer, Peers},
@@ -73,6 +77,8 @@ pub struct Options {
     pub certs_dir: Option<PathBuf>,
     /// Honour `skip_verify` in `hosts.toml`; otherwise such a host is an error.
     pub insecure_skip_verify: bool,
+    /// Where GPG signatures lie (`registries.d`); nowhere unless told.
+    pub lookaside: Option<LookasidePlaces>,
     /// Logins; none unless told.
     pub credentials: Credentials,
     /// Longest wait for a connection; 10 s unless told.
@@ -95,6 +101,7 @@ pub struct Options {
 pub struct Client {
     options: Options,
     certificates: Vec<reqwest::Certificate>,
+    lookaside: Option<Arc<Lookaside>>,
     registries: Mutex<HashMap<String, Known>>,
     meters: HostMeters,
 }
@@ -118,6 +125,7 @@ impl Default for Options {
             plain_http: Vec::new(),
             certs_dir: None,
             insecure_skip_verify: false,
+            lookaside: None,
             credentials: Credentials::anonymous(),
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(15),
@@ -143,9 +151,14 @@ impl Client {
                 .map_err(|e| Error::io(format!("CA file {}", file.display()), e))?;
             certificates.extend(endpoint::authorities(&pem, file)?);
         }
+        let lookaside = options.lookaside.clone().map(|places| {
+            let (options, certificates) = (options.clone(), certificates.clone());
+            Arc::new(Lookaside::new(places, options, certificates))
+        });
         Ok(Arc::new(Self {
             options,
             certificates,
+            lookaside,
             registries: Mutex::default(),
             meters: HostMeters::default(),
         }))
@@ -160,12 +173,19 @@ impl Client {
     pub fn repository(&self, reference: &RegistryReference) -> Result<Arc<dyn Repository>> {
         let peers = self.peers(reference.host())?;
         let (path, handed) = (reference.path(), self.options.credentials.handed(reference));
-        Ok(match peers.only() {
+        let repository: Arc<dyn Repository> = match peers.only() {
             Some(registry) => {
                 let repository = RegistryRepository::new(Arc::clone(registry), path);
                 Arc::new(repository.with_handed(handed))
             }
             None => Arc::new(MirroredRepository::new(peers, path, handed.as_ref())),
+        };
+        Ok(match &self.lookaside {
+            Some(lookaside) => {
+                let lookaside = Arc::clone(lookaside);
+                Arc::new(WithLookaside::new(repository, reference.clone(), lookaside))
+            }
+            None => repository,
         })
     }
 

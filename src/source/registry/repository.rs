@@ -23,7 +23,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     oci::{Descriptor, Digest, Document, Location, MAX_MANIFEST, RawManifest, media_type},
-    source::{BlobSource, Repository, Traffic, referrers},
+    source::{BlobSource, DetachedSignature, Repository, Traffic, referrers},
 };
 
 /// Reads one repository.
@@ -50,14 +50,14 @@ const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, \
 const MAX_PAGES: usize = 32;
 
 /// The registry's last word on a document.
-enum Answer {
+pub(super) enum Answer {
     Found(Fetched),
     Refused(StatusCode, Error),
 }
 
 /// A document's bytes and what the answer says it is.
-struct Fetched {
-    bytes: bytes::Bytes,
+pub(super) struct Fetched {
+    pub(super) bytes: bytes::Bytes,
     media_type: String,
     next: Option<Target>,
 }
@@ -101,7 +101,12 @@ impl RegistryRepository {
     }
 
     /// GETs a document of at most 4 MiB.
-    async fn document(&self, target: &Target, accept: &'static str, what: &str) -> Result<Answer> {
+    pub(super) async fn document(
+        &self,
+        target: &Target,
+        accept: &'static str,
+        what: &str,
+    ) -> Result<Answer> {
         let mut retry = self.registry.retry_by(self.retry);
         let deadline = self.registry.options.deadline;
         tokio::time::timeout(deadline, self.persist(target, accept, what, &mut retry))
@@ -293,6 +298,13 @@ impl Repository for RegistryRepository {
                 (None, None) => fallback.await,
             }
         })
+    }
+
+    fn signatures<'a>(
+        &'a self,
+        subject: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Vec<DetachedSignature>>>> {
+        Box::pin(self.stored_signatures(subject))
     }
 
     fn traffic(&self) -> Arc<Traffic> {

@@ -361,6 +361,16 @@ impl Registry {
         Ok(url)
     }
 
+    /// A URL beside the registry's API root, if that is where registries have it.
+    pub(super) fn beside(&self, path: &str) -> Result<Option<Url>> {
+        if self.endpoint.prefix != "/v2" {
+            return Ok(None);
+        }
+        let mut url = self.url("/")?;
+        url.set_path(path);
+        Ok(Some(url))
+    }
+
     /// Whether a URL is on the registry itself, so that its authorization may go there.
     fn is_own(&self, url: &Url) -> bool {
         self.url("/").is_ok_and(|own| own.origin() == url.origin())
@@ -464,7 +474,7 @@ impl Sent {
 }
 
 /// Where a redirect leads; never from TLS to no TLS.
-fn redirect_target(from: &Url, location: &str) -> Option<Url> {
+pub(super) fn redirect_target(from: &Url, location: &str) -> Option<Url> {
     let next = from.join(location).ok()?;
     matches!(
         (from.scheme(), next.scheme()),
@@ -478,7 +488,7 @@ fn is_accepted(status: StatusCode) -> bool {
     status.is_success() || is_redirect(status) || status == StatusCode::NOT_FOUND
 }
 
-fn is_redirect(status: StatusCode) -> bool {
+pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 

@@ -1,6 +1,9 @@
 //! Collecting the attestations that are attached to a manifest: layers of `sha256-HEX.att`, and
 //! bundles among the referrers.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
 use futures::{StreamExt, future::join, stream};
 
 use super::{Attestation, Content, Form, statement::Envelope};
@@ -11,6 +14,7 @@ use crate::{
     trust::{
         bundle::{ARTIFACT_PREFIX, PREDICATE_ANNOTATION, SIGN_PREDICATE},
         json,
+        referrers::Referrers,
         sigstore::Attached,
     },
 };
@@ -22,27 +26,48 @@ type Types<'a> = Option<&'a [&'a str]>;
 const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
 /// Annotation of such a layer.
 const PREDICATE: &str = "predicateType";
-/// Largest attestation that is read. Provenance has some KiB; an SBOM of a large image has
-/// megabytes, and more again in base64.
-const MAX_ATTESTATION: u64 = 8 << 20;
+/// Largest attestation that is read, and most bytes of all that one image has. Provenance has some
+/// KiB; an SBOM of a large image has tens of megabytes, and more again in base64.
+const MAX_ATTESTATION: u64 = 64 << 20;
+const MAX_TOGETHER: u64 = 96 << 20;
 /// Most attestations of one manifest that are looked at (cosign has the same cap).
 const MAX_CANDIDATES: usize = 100;
 /// Attestations that are fetched at once.
 const CONCURRENT: usize = 4;
 
+/// Bytes that may still be read.
+struct Budget(AtomicU64);
+
+// === impl Budget ===
+
+impl Budget {
+    async fn read(&self, repository: &dyn Repository, blob: &Descriptor) -> Result<Bytes> {
+        let take = |left: u64| left.checked_sub(blob.size);
+        if self.0.fetch_update(Relaxed, Relaxed, take).is_err() {
+            return Err(Error::invalid(format!(
+                "blob {}: {} bytes; of one image's attestations at most {MAX_TOGETHER} are read",
+                blob.digest, blob.size
+            )));
+        }
+        read_verified(repository, blob, MAX_ATTESTATION).await
+    }
+}
+
 /// Everything attached to any of `subjects` that is of one of `types` as far as unsigned
 /// annotations say, and why a place could not be asked.
 pub(in crate::trust) async fn collect(
     repository: &dyn Repository,
+    lists: &Referrers<'_>,
     subjects: &[RawManifest],
     types: Types<'_>,
 ) -> (Vec<Attestation>, Option<Error>) {
+    let budget = Budget(AtomicU64::new(MAX_TOGETHER));
     let mut found = Vec::new();
     let mut failure = None;
     for subject in subjects {
         let (layers, bundles) = join(
-            layers(repository, subject, types),
-            bundles(repository, subject, types),
+            layers(repository, &budget, subject, types),
+            bundles(repository, &budget, lists, subject, types),
         )
         .await;
         for place in [layers, bundles] {
@@ -59,6 +84,7 @@ pub(in crate::trust) async fn collect(
 /// The layers of `sha256-HEX.att`.
 async fn layers(
     repository: &dyn Repository,
+    budget: &Budget,
     subject: &RawManifest,
     types: Types<'_>,
 ) -> Result<Vec<Attestation>> {
@@ -86,46 +112,43 @@ async fn layers(
         .filter(|layer| layer.media_type == ENVELOPE)
         .filter(|layer| is_wanted(layer.annotations.get(PREDICATE), types))
         .take(MAX_CANDIDATES)
-        .map(|layer| of_layer(repository, subject, layer))
+        .map(|layer| of_layer(repository, budget, subject, layer))
         .collect();
     Ok(stream::iter(fetches).buffered(CONCURRENT).collect().await)
 }
 
 async fn of_layer(
     repository: &dyn Repository,
+    budget: &Budget,
     subject: &RawManifest,
     layer: &Descriptor,
 ) -> Attestation {
-    let content = read_verified(repository, layer, MAX_ATTESTATION)
-        .await
-        .and_then(|bytes| {
-            let read = || -> Result<Content, String> {
-                let envelope = Envelope::parse(&bytes)?;
-                Ok(Content {
-                    statement: envelope.statement()?,
-                    envelope,
-                    form: Form::Layer {
-                        envelope: bytes.to_vec(),
-                        attached: Box::new(Attached::of(layer)),
-                    },
-                })
-            };
-            read().map_err(Error::invalid)
-        });
+    let content = budget.read(repository, layer).await.and_then(|bytes| {
+        let read = || -> Result<Content, String> {
+            let envelope = Envelope::parse(&bytes)?;
+            Ok(Content {
+                statement: envelope.statement()?,
+                envelope,
+                form: Form::Layer {
+                    envelope: bytes.to_vec(),
+                    attached: Box::new(Attached::of(layer)),
+                },
+            })
+        };
+        read().map_err(Error::invalid)
+    });
     attestation(&layer.digest, subject, content)
 }
 
 /// The bundles among the referrers that hold a statement which does not sign the image.
 async fn bundles(
     repository: &dyn Repository,
+    budget: &Budget,
+    lists: &Referrers<'_>,
     subject: &RawManifest,
     types: Types<'_>,
 ) -> Result<Vec<Attestation>> {
-    let all = match repository.referrers(&subject.digest).await {
-        Ok(all) => all,
-        Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error.context(format!("referrers of {}", subject.digest))),
-    };
+    let all = lists.of(&subject.digest).await?;
     let fetches: Vec<_> = all
         .iter()
         .filter(|it| {
@@ -134,7 +157,7 @@ async fn bundles(
                 .is_none_or(|kind| kind.starts_with(ARTIFACT_PREFIX))
         })
         .take(MAX_CANDIDATES)
-        .map(|descriptor| of_referrer(repository, subject, descriptor, types))
+        .map(|descriptor| of_referrer(repository, budget, subject, descriptor, types))
         .collect();
     let fetched: Vec<Option<Attestation>> =
         stream::iter(fetches).buffered(CONCURRENT).collect().await;
@@ -143,6 +166,7 @@ async fn bundles(
 
 async fn of_referrer(
     repository: &dyn Repository,
+    budget: &Budget,
     subject: &RawManifest,
     descriptor: &Descriptor,
     types: Types<'_>,
@@ -184,7 +208,7 @@ async fn of_referrer(
             }),
         )
     };
-    let content = match read_verified(repository, layer, MAX_ATTESTATION).await {
+    let content = match budget.read(repository, layer).await {
         Ok(bytes) => read(&bytes).map_err(Error::invalid).transpose()?,
         Err(error) => Err(error),
     };

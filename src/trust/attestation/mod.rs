@@ -14,6 +14,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+pub(crate) use self::report::statement_predicate;
 use self::statement::{Envelope, Statement};
 pub(super) use self::{
     collect::collect,
@@ -21,7 +22,7 @@ pub(super) use self::{
 };
 pub use self::{
     provenance::{Origins, Provenance},
-    report::{AttestationReport, Standing, attestations},
+    report::{AttestationReport, Standing, attestations, predicates},
 };
 use super::{
     grant::CertifiedSigner,

@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Attestation, Attested, Content, Provenance, collect};
+use super::{
+    Attestation, Attested, Content, Provenance, collect,
+    statement::{Statement, predicate_text},
+};
 use crate::{
     error::Result,
     oci::{Digest, RawManifest},
@@ -12,6 +15,7 @@ use crate::{
     trust::{
         grant::Grant,
         policy::Policy,
+        referrers::Referrers,
         signer::{Log, Signer},
         sigstore::{Proof, TrustRoot},
     },
@@ -62,6 +66,48 @@ pub async fn attestations(
     grant: &Grant,
     repository: &dyn Repository,
 ) -> Result<Vec<AttestationReport>> {
+    let found = find(policy, grant, repository, None).await?;
+    Ok(found.into_iter().map(|(report, _)| report).collect())
+}
+
+/// The attestations of these types, with what they say, whoever says it: of one that is a string, its
+/// text. What cannot be read is left out.
+///
+/// # Errors
+/// As [`attestations`].
+pub async fn predicates(
+    policy: &Policy,
+    grant: &Grant,
+    repository: &dyn Repository,
+    types: &[&str],
+) -> Result<Vec<(AttestationReport, Vec<u8>)>> {
+    let found = find(policy, grant, repository, Some(types)).await?;
+    let said = |(report, attestation): (AttestationReport, Attestation)| {
+        let content = attestation.content.ok()?;
+        if !types.contains(&content.statement.predicate_type.as_str()) {
+            return None;
+        }
+        let text = predicate_text(&content.envelope.payload);
+        Some((report, text.ok()?))
+    };
+    Ok(found.into_iter().filter_map(said).collect())
+}
+
+/// What a statement that nobody signs says about an image.
+///
+/// # Errors
+/// If it is none, or about something else.
+pub(crate) fn statement_predicate(statement: &[u8], image: &Digest) -> Result<Vec<u8>, String> {
+    Statement::parse(statement)?.about(image)?;
+    predicate_text(statement)
+}
+
+async fn find(
+    policy: &Policy,
+    grant: &Grant,
+    repository: &dyn Repository,
+    types: Option<&[&str]>,
+) -> Result<Vec<(AttestationReport, Attestation)>> {
     let applied = policy.applied(grant.reference())?;
     let signers: Vec<&Signer> = applied
         .requirements
@@ -93,10 +139,14 @@ pub async fn attestations(
             ..raw
         });
     }
-    let (found, failure) = collect(repository, &subjects, None).await;
+    let lists = Referrers::new(repository, &subjects);
+    let (found, failure) = collect(repository, &lists, &subjects, types).await;
     match failure {
         Some(failure) => Err(failure),
-        None => Ok(found.iter().map(|it| it.report(&signers, &roots)).collect()),
+        None => Ok(found
+            .into_iter()
+            .map(|it| (it.report(&signers, &roots), it))
+            .collect()),
     }
 }
 

@@ -5,7 +5,10 @@
 //! that no two readers find two things in one statement.
 
 use base64::Engine as _;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
+use super::{V0_2, V1};
 use crate::{
     oci::Digest,
     trust::{
@@ -25,9 +28,21 @@ pub(crate) struct Envelope {
 /// What an envelope states.
 #[derive(Clone, Debug)]
 pub(crate) struct Statement {
+    /// Without the predicate, which may be large.
     root: Node,
+    /// Of provenance; nothing else is looked into.
+    predicate: Option<Node>,
     pub(crate) predicate_type: String,
 }
+
+/// A statement's predicate, as it is written.
+#[derive(Deserialize)]
+struct Predicate<'a> {
+    #[serde(borrow)]
+    predicate: Option<&'a RawValue>,
+}
+
+const PREDICATE: &str = "predicate";
 
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 const STATEMENT_TYPES: [&str; 2] = [
@@ -104,14 +119,22 @@ impl Envelope {
 
 impl Statement {
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, String> {
-        let root = json::parse(payload).map_err(|f| format!("statement: {f}"))?;
+        let root = json::parse_without(payload, PREDICATE).map_err(said)?;
         let kind = field(&root, "_type")?;
         if !STATEMENT_TYPES.contains(&kind) {
             return Err(format!("statement of unknown type {kind:?}"));
         }
         let predicate_type = field(&root, "predicateType")?.to_owned();
+        let predicate = match predicate_type.as_str() {
+            V0_2 | V1 => {
+                let whole = json::parse(payload).map_err(said)?;
+                whole.get(PREDICATE).cloned()
+            }
+            _ => None,
+        };
         Ok(Self {
             root,
+            predicate,
             predicate_type,
         })
     }
@@ -141,9 +164,24 @@ impl Statement {
         Err("statement is about another digest".into())
     }
 
-    /// The predicate; `None` if it has none.
+    /// The predicate of provenance; `None` if it has none.
     pub(crate) fn predicate(&self) -> Option<&Node> {
-        self.root.get("predicate")
+        self.predicate.as_ref()
+    }
+}
+
+/// The predicate of a statement that has been parsed, as it is written; of one that is a string, its
+/// text.
+///
+/// # Errors
+/// If there is none.
+pub(crate) fn predicate_text(payload: &[u8]) -> Result<Vec<u8>, String> {
+    let read: Predicate<'_> =
+        serde_json::from_slice(payload).map_err(|e| format!("statement: {e}"))?;
+    let raw = read.predicate.ok_or("statement without a predicate")?.get();
+    match serde_json::from_str::<String>(raw) {
+        Ok(text) => Ok(text.into_bytes()),
+        Err(_) => Ok(raw.as_bytes().to_vec()),
     }
 }
 

@@ -3,9 +3,10 @@
 //! The format is containers-policy.json(5). There is no default policy in the code and no
 //! `Default`: without a file, nothing is admitted.
 //!
-//! What is read from it: `insecureAcceptAnything`, `reject`, `sigstoreSigned` whole, and what nacre
-//! adds, under names that begin with `nacre`. Known words beyond that (`signedBy`) are refused when
-//! the file is loaded, so that no demand of a policy is ever dropped in silence.
+//! What is read from it: `insecureAcceptAnything`, `reject`, `sigstoreSigned` and `signedBy` whole,
+//! and what nacre adds, under names that begin with `nacre`. Known words beyond that
+//! (`signedBaseLayer`) are refused when the file is loaded, so that no demand of a policy is ever
+//! dropped in silence.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{attestation::Wanted, identity::SignedIdentity, scope, signer::Signer};
+use super::{
+    attestation::Wanted, identity::SignedIdentity, pgp::Keyring, scope, signer::Signer,
+    watch::Watch,
+};
 use crate::{
     error::{Error, Kind, Result},
     oci::Reference,
@@ -33,6 +37,7 @@ pub struct Policy {
     origin: Origin,
     default: Vec<Requirement>,
     transports: BTreeMap<String, BTreeMap<String, Vec<Requirement>>>,
+    watch: Watch,
 }
 
 /// Where a [`Policy`] is from.
@@ -55,6 +60,15 @@ pub enum Requirement {
     SigstoreSigned {
         /// Who must have made it.
         signer: Box<Signer>,
+        /// Which name the signature must carry.
+        identity: SignedIdentity,
+        /// Whether a signature on the platform's manifest is good where an index was named.
+        unsigned_index: bool,
+    },
+    /// A GPG signature for an accepted name.
+    SignedBy {
+        /// Who must have made it.
+        keys: Box<Keyring>,
         /// Which name the signature must carry.
         identity: SignedIdentity,
         /// Whether a signature on the platform's manifest is good where an index was named.
@@ -154,7 +168,18 @@ impl Policy {
             origin: Origin::InsecureFlag,
             default: vec![Requirement::InsecureAcceptAnything],
             transports: BTreeMap::new(),
+            watch: Watch::default(),
         }
+    }
+
+    /// The same, with every decision written down.
+    #[must_use]
+    pub fn watched(self, watch: Watch) -> Self {
+        Self { watch, ..self }
+    }
+
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     /// Where this policy is from.
@@ -223,15 +248,27 @@ impl fmt::Display for Requirement {
                 unsigned_index,
             } => {
                 write!(f, "sigstoreSigned by {signer}, signedIdentity {identity}")?;
-                match unsigned_index {
-                    true => Ok(()),
-                    false => f.write_str(", on the index"),
-                }
+                on_index(f, *unsigned_index)
+            }
+            Requirement::SignedBy {
+                keys,
+                identity,
+                unsigned_index,
+            } => {
+                write!(f, "signedBy {keys}, signedIdentity {identity}")?;
+                on_index(f, *unsigned_index)
             }
             Requirement::Attestation(wanted) => wanted.fmt(f),
             Requirement::Encrypted => f.write_str("nacreRequireEncrypted"),
             Requirement::DigestPin => f.write_str("nacreRequireDigestPin"),
         }
+    }
+}
+
+fn on_index(f: &mut fmt::Formatter<'_>, unsigned_index: bool) -> fmt::Result {
+    match unsigned_index {
+        true => Ok(()),
+        false => f.write_str(", on the index"),
     }
 }
 

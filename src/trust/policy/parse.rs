@@ -10,6 +10,7 @@ use crate::{
         identity::{Name, SignedIdentity},
         json::{self, Fault, Node},
         scope,
+        watch::Watch,
     },
 };
 
@@ -46,6 +47,7 @@ pub(super) fn policy(bytes: &[u8], path: &Path) -> Result<Policy> {
         origin: Origin::File(path.to_owned()),
         default,
         transports,
+        watch: Watch::default(),
     })
 }
 
@@ -82,10 +84,7 @@ impl File<'_> {
                 self.only(node, &["type"])?;
                 Ok(Requirement::DigestPin)
             }
-            "signedBy" => Err(self.unsupported(
-                node,
-                "requirement signedBy (GPG simple signing) is not checked by this nacre",
-            )),
+            "signedBy" => self.signed_by(node),
             "signedBaseLayer" => Err(self.unsupported(
                 node,
                 "requirement signedBaseLayer is not checked by this nacre",
@@ -104,6 +103,41 @@ impl File<'_> {
             .collect();
         self.only(node, &known)?;
         let signer = Box::new(self.signer(node)?);
+        let (identity, unsigned_index) = self.accepts(node)?;
+        Ok(Requirement::SigstoreSigned {
+            signer,
+            identity,
+            unsigned_index,
+        })
+    }
+
+    fn signed_by(&self, node: &Node) -> Result<Requirement> {
+        const KEYS: [&str; 3] = ["keyPath", "keyPaths", "keyData"];
+        let known: Vec<&str> = ["type", "keyType", "signedIdentity", ALLOW_UNSIGNED_INDEX]
+            .into_iter()
+            .chain(KEYS)
+            .collect();
+        self.only(node, &known)?;
+        let kind = self.want(node, "keyType")?;
+        match self.string(kind)? {
+            "GPGKeys" => {}
+            other @ ("signedByGPGKeys" | "X509Certificates" | "signedByX509CAs") => {
+                return Err(self.unsupported(kind, &format!("keyType {other} is not checked")));
+            }
+            other => return Err(self.invalid(kind.fault(format!("unknown keyType {other:?}")))),
+        }
+        let field = self.one_of(node, &KEYS)?;
+        let keys = Box::new(self.keyring(field, self.want(node, field)?)?);
+        let (identity, unsigned_index) = self.accepts(node)?;
+        Ok(Requirement::SignedBy {
+            keys,
+            identity,
+            unsigned_index,
+        })
+    }
+
+    /// Which names a signature may carry, and whether it may be on the platform's manifest.
+    fn accepts(&self, node: &Node) -> Result<(SignedIdentity, bool)> {
         let identity = match node.get("signedIdentity") {
             Some(identity) => self.identity(identity)?,
             None => SignedIdentity::MatchRepoDigestOrExact,
@@ -112,11 +146,7 @@ impl File<'_> {
             Some(_) => self.flag(node, ALLOW_UNSIGNED_INDEX)?,
             None => true,
         };
-        Ok(Requirement::SigstoreSigned {
-            signer,
-            identity,
-            unsigned_index,
-        })
+        Ok((identity, unsigned_index))
     }
 
     fn attestation(&self, node: &Node) -> Result<Requirement> {

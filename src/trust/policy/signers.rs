@@ -11,6 +11,7 @@ use crate::{
     trust::{
         json::{Fault, Node},
         key::{KeyKind, MAX_KEY, PublicKey},
+        pgp::{Keyring, MAX_MESSAGE},
         signer::{Log, Signer},
         sigstore::{self, Person, Pki, Rigour, Subject, TrustRoot, certificates_of_pem},
     },
@@ -249,7 +250,16 @@ impl File<'_> {
             .map_err(|why| self.invalid(node.fault(format!("{field}: {origin}: {why}"))))
     }
 
-    fn keys(&self, field: &str, node: &Node) -> Result<Vec<PublicKey>> {
+    /// Keyrings of GPG (`signedBy`).
+    pub(super) fn keyring(&self, field: &str, node: &Node) -> Result<Keyring> {
+        let read = |item: &Node| self.bytes(field, item, MAX_MESSAGE);
+        let items = self.items(field, node)?;
+        let files = items.iter().map(read).collect::<Result<Vec<_>>>()?;
+        Keyring::parse(&files).map_err(|why| self.invalid(node.fault(format!("{field}: {why}"))))
+    }
+
+    /// What a field holds, be it one or several.
+    fn items<'n>(&self, field: &str, node: &'n Node) -> Result<&'n [Node]> {
         let one = field.ends_with("Path") || field.ends_with("Data");
         let items = match one {
             true => std::slice::from_ref(node),
@@ -261,6 +271,11 @@ impl File<'_> {
                 items.len()
             ))));
         }
+        Ok(items)
+    }
+
+    fn keys(&self, field: &str, node: &Node) -> Result<Vec<PublicKey>> {
+        let items = self.items(field, node)?;
         let what = match field.contains("Path") {
             true => "key file",
             false => "key data",

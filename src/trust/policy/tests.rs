@@ -533,9 +533,8 @@ fn required_attestations() {
 fn known_words_that_are_not_checked_are_refused_not_ignored() {
     for (text, want) in [
         (
-            "{\"default\":[\n{\"type\":\"signedBy\",\"keyType\":\"GPGKeys\",\"keyPath\":\"/k\"}]}"
-                .to_owned(),
-            "line 2, column 1: requirement signedBy",
+            "{\"default\":[{\"type\":\"signedBy\",\n\"keyType\":\"X509Certificates\"}]}".to_owned(),
+            "line 2, column 11: keyType X509Certificates",
         ),
         (
             "{\"default\":[{\"type\":\"signedBaseLayer\"}]}".to_owned(),

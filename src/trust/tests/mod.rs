@@ -736,3 +736,104 @@ async fn the_index_can_be_required_to_be_signed() {
     signed(&memory, &key, "r.example/a", &image.digest).await;
     admitted(&memory, &strict).await.unwrap();
 }
+
+#[tokio::test]
+async fn every_decision_is_in_the_audit_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("audit.jsonl");
+    let (memory, image) = plain();
+    let key = key();
+    let watch = Watch {
+        audit: Some(std::sync::Arc::new(AuditLog::open(&file).unwrap())),
+        tags: None,
+    };
+    let policy = signed_by(&[&key], "matchRepository").watched(watch.clone());
+    denied(admitted(&memory, &policy).await, &["the image has none"]);
+    signed(&memory, &key, "r.example/a", &image.digest).await;
+    admitted(&memory, &policy).await.unwrap();
+    memory.break_location(Location::Tag("v1".into()), Kind::Unavailable);
+    admitted(&memory, &policy).await.unwrap_err();
+
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let decisions: Vec<&str> = lines
+        .iter()
+        .map(|it| it["decision"].as_str().unwrap())
+        .collect();
+    assert_eq!(decisions, ["refused", "granted", "failed"]);
+    assert_eq!(lines[0]["kind"], "denied");
+    assert!(
+        lines[0]["error"]
+            .as_str()
+            .unwrap()
+            .contains("the image has none")
+    );
+    let granted = &lines[1];
+    assert_eq!(granted["reference"], REFERENCE);
+    assert_eq!(granted["manifest_digest"], image.digest.to_string());
+    assert_eq!(granted["class"], "plain+signed");
+    assert_eq!(granted["evidence"][0]["kind"], "cosign-signature");
+    assert!(granted["time"].as_str().unwrap().ends_with('Z'));
+    assert!(!text.contains("BEGIN"), "no key, not even a public one");
+
+    // No line, no grant.
+    let (memory, _) = plain();
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let open = policy_of_anything().watched(watch);
+    let error = admitted(&memory, &open).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Io, "{error}");
+    assert!(error.to_string().contains("audit log"), "{error}");
+}
+
+fn policy_of_anything() -> Policy {
+    policy(json!([{ "type": "insecureAcceptAnything" }]))
+}
+
+#[tokio::test]
+async fn a_tag_may_not_go_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tags.json");
+    let watched = || {
+        let tags = TagHistory::open(&file).unwrap();
+        policy_of_anything().watched(Watch {
+            audit: None,
+            tags: Some(std::sync::Arc::new(tags)),
+        })
+    };
+    let policy = watched();
+    let (memory, old) = plain();
+    admitted(&memory, &policy).await.unwrap();
+    admitted(&memory, &policy).await.unwrap();
+    let new = image(&[media_type::OCI_LAYER_GZIP, media_type::OCI_LAYER_GZIP]);
+    let tag = Location::Tag("v1".into());
+    memory.put(tag.clone(), &new);
+    admitted(&memory, &policy).await.unwrap();
+    memory.put(tag.clone(), &old);
+    let want = [old.digest.to_string(), new.digest.to_string()];
+    let want: Vec<&str> = want.iter().map(String::as_str).collect();
+    // By this process and by the next one.
+    for policy in [&policy, &watched()] {
+        let error = denied(admitted(&memory, policy).await, &want);
+        assert!(error.hint().unwrap().contains("tags.json"));
+    }
+    // By digest it may be had, and other tags are others.
+    let pinned = format!("r.example/a@{}", old.digest);
+    let pinned = admitted_as(&memory, &policy, &pinned, None).await;
+    pinned.unwrap();
+    memory.put(Location::Tag("v2".into()), &old);
+    admitted_as(&memory, &policy, "r.example/a:v2", None)
+        .await
+        .unwrap();
+    // What cannot be written down is not admitted, and was not seen.
+    std::fs::remove_dir_all(directory.path()).unwrap();
+    let newest = image(&[ENCRYPTED]);
+    memory.put(tag, &newest);
+    for _ in 0..2 {
+        let error = admitted(&memory, &policy).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Io, "{error}");
+    }
+}

@@ -1,0 +1,13 @@
+-----BEGIN PGP MESSAGE-----
+
+owGbwMvMwCH2buXjQxPlvaczrmUUSmIvSKzMyU9MybCd5FCtlFyUWZKZnJijZFWt
+lJmSmleSWVIJYqfkJ2enFukWpaalFqXmJacqWSkV6aVWJOYW5KTqJ1qVGSrV6ihl
+5iampyKpzk3My0xLLS7RTclMB1JAPcUZiUamZlZGponJqZbGRsbmKWZmSUYGliZp
+xobJFpaJBqlJhmamxpbmFgbmJmkpKSmm5kYWJqaWiUkWpmmWyZYGxuZGaeZGIMtK
+KgtArkgsyc/NTFZIzs8rSczMSy1SKM5Mz0ssKS1KBSnKLyjJzM+DeCe5KBWouAio
+JzcxO1UJaEJmLtBVQC8oWRmam1iYm1saGRjU1nY0szCIcTBoiymyHJ+e+LN5Y7x5
+6q/E1bBAY2UChRSvTHp+fooDNAQYuDgFYPLP/zP8M5J++tV/Z63t7Verjz0/xc+0
+cg3b+q54dVVngbaiBEZDJUaGRy7P/BqUDzlbKJeb7d5t/r5/ifxjHmsbwY2e+ycU
+9X3jBgA=
+=zvW9
+-----END PGP MESSAGE-----
