@@ -4,6 +4,7 @@ namespace of its own."""
 import argparse
 import fcntl
 import os
+import shutil
 import signal
 import sys
 
@@ -85,8 +86,7 @@ def run(lab, plan, rounds, save):
                 try:
                     one, requests = measure(lab, mode, image, link)
                 except (Failed, OSError) as error:
-                    failures[image.name, link, mode.name] = str(error)
-                    say(f"{image.name} {link} {mode.name}: {error}")
+                    failures[image.name, link, mode.name] = failed(lab, image, link, mode, error)
                     continue
                 cells[mode.name].append(one)
                 if number == 0 and lab.options.requests:
@@ -101,6 +101,19 @@ def run(lab, plan, rounds, save):
                 results.append(report.summary(image.name, link, name, measured))
         save(results, failures)
     return results, failures
+
+
+def failed(lab, image, link, mode, error):
+    """Says what went wrong and keeps the logs; gives the reason."""
+    what = f"{image.name}-{link}-{mode.name}"
+    logs = lab.keep_logs(os.path.join(beside(lab.options) + "-failed", what))
+    say(f"{image.name} {link} {mode.name}: {error}" + f" (logs: {logs})" * bool(logs))
+    return str(error)
+
+
+def beside(wanted):
+    """What the names of all files beside the JSON start with."""
+    return os.path.splitext(wanted.json)[0]
 
 
 def save_requests(directory, image, link, mode, requests):
@@ -127,13 +140,13 @@ def prepare(lab, chosen_images, chosen_modes):
                 mode.ready_variant(image)
                 takes_part[image.name].append(mode)
             except (Failed, OSError) as error:
-                failures[image.name, "-", mode.name] = str(error)
-                say(f"{image.name} {mode.name}: variant: {error}")
+                failures[image.name, "-", mode.name] = failed(lab, image, "variant", mode, error)
     return takes_part, missing, failures
 
 
 def bench(lab, wanted):
     """Everything after the command line."""
+    shutil.rmtree(beside(wanted) + "-failed", ignore_errors=True)
     catalogue = images.catalogue(wanted.small_model)
     all_modes = modes.every(lab)
     names = choose(wanted.only, [list(catalogue), list(LINKS), list(all_modes)])
@@ -157,8 +170,6 @@ def bench(lab, wanted):
     if "python-ml" in names[0]:
         document["floor"] = floor.measure(lab, catalogue["python-ml"])
 
-    beside = os.path.splitext(wanted.json)[0]
-
     def save(results, failures):
         document["results"] = results
         document["failed"] = [
@@ -166,7 +177,7 @@ def bench(lab, wanted):
             for (image, link, mode), why in {**unmade, **failures}.items()
         ]
         report.save_json(wanted.json, document)
-        report.save_csv(beside + ".csv", results)
+        report.save_csv(beside(wanted) + ".csv", results)
 
     plan = [(image, link, takes_part[image.name]) for image in chosen_images for link in names[1]]
     results, failures = run(lab, plan, wanted.rounds, save)
@@ -178,8 +189,8 @@ def bench(lab, wanted):
     for (image, link, mode), why in {**unmade, **failures}.items():
         print(f"failed: {image} {link} {mode}: {why}")
     if results:
-        plots.save(beside + "-plots", results, list(all_modes))
-        say(f"saved: {wanted.json}, {beside}.csv, {beside}-plots/")
+        plots.save(beside(wanted) + "-plots", results, list(all_modes))
+        say(f"saved: {wanted.json}, {beside(wanted)}.csv, {beside(wanted)}-plots/")
     return 1 if unmade or failures or not results else 0
 
 

@@ -1,5 +1,6 @@
 """What every mode works with: directories, the registry behind its proxy, keys, kept variants."""
 
+import glob
 import hashlib
 import json
 import os
@@ -31,6 +32,16 @@ class Lab:
             unmount_below(self.work)
             run("rm", "-rf", "--one-file-system", self.work)
         os.makedirs(self.work)
+
+    def keep_logs(self, target):
+        """Copies what the daemons of a round that failed have said; gives where, if anything."""
+        logs = [*glob.glob(f"{self.work}/*.log"), *glob.glob(f"{self.work}/c/log")]
+        shutil.rmtree(target, ignore_errors=True)
+        for path in logs:
+            name = os.path.relpath(path, self.work).replace("c/log", "containerd.log")
+            os.makedirs(target, exist_ok=True)
+            shutil.copyfile(path, os.path.join(target, name))
+        return target if logs else None
 
     def cold(self, programs, repository=None, tag=None):
         """As a machine that runs containers but has not seen the image: caches dropped, programs

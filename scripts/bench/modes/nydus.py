@@ -38,16 +38,17 @@ class Nydus(Mode):
         return None
 
     def recipe(self):
-        return "nydus-image create tar-rafs v6 zstd, merge"
+        return "nydus-image create tar-rafs v6 zstd, merge of blobs by digest"
 
     def make(self, image):
         work, registry, repository = self.lab.work, self.lab.registry, self.repository(image)
-        blobs, bootstraps, blob_layers = f"{work}/blobs", [], []
-        os.mkdir(blobs)
+        bootstraps, blob_layers = [], []
         layout, digest = self.lab.kitchen.layout(image)
         manifest = read_blob(layout, digest)
         for number, layer in enumerate(manifest["layers"]):
             plain, bootstrap = f"{work}/{number}.tar", f"{work}/{number}.boot"
+            blobs = f"{work}/{number}.blobs"
+            os.mkdir(blobs)
             with open(plain, "wb") as output:
                 subprocess.run(
                     ["gzip", "-dc", blob_path(layout, layer["digest"])], stdout=output, check=True
@@ -57,12 +58,14 @@ class Nydus(Mode):
                 "--compressor", "zstd", "--blob-dir", blobs, "--bootstrap", bootstrap, plain,
             )  # fmt: skip
             os.unlink(plain)
+            # One blob, or none if the layer has no data. Merging takes its name from its bootstrap's.
+            for name in os.listdir(blobs):
+                pushed = self._push(repository, f"{blobs}/{name}", BLOB)
+                blob_layers += [pushed] if pushed not in blob_layers else []
+                os.unlink(f"{blobs}/{name}")
+                os.rename(bootstrap, f"{work}/{name}.boot")
+                bootstrap = f"{work}/{name}.boot"
             bootstraps.append(bootstrap)
-            new = set(os.listdir(blobs)) - {
-                it["digest"].removeprefix("sha256:") for it in blob_layers
-            }
-            for name in new:
-                blob_layers.append(self._push(repository, f"{blobs}/{name}", BLOB))
         merged = f"{work}/merged.boot"
         run("nydus-image", "merge", "--bootstrap", merged, *bootstraps)
         packed = f"{work}/bootstrap.tar.gz"
