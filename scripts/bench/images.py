@@ -46,6 +46,7 @@ app.get('/', (_, answer) => answer.send(String(parts.length)));
 app.listen(0, '127.0.0.1', () => console.log('ready', parts.length));
 """
 
+MODEL = "model-"
 SMALL_FILES = 50_000
 # One in so many of them is read.
 SMALL_STRIDE = 250
@@ -71,7 +72,7 @@ def catalogue(model_mib):
     """All images by name."""
     start = ["/bin/sh", "-c"]
     as_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
-    model = f"model-{model_mib}"
+    model = f"{MODEL}{model_mib}"
     found = [
         Image("base", ["base"], start + ["echo ready"]),
         Image("python-ml", ["base", "python", "ml"], ["python3", "/app/start.py"]),
@@ -131,6 +132,9 @@ class Kitchen:
             with open(about + ".partial", "w", encoding="ascii") as file:
                 json.dump(described, file)
             os.rename(about + ".partial", about)
+            if name.startswith(MODEL):
+                # Gigabytes, and nothing lies on it.
+                trees.remove(tree)
         with open(about, encoding="ascii") as file:
             return packed, json.load(file)
 

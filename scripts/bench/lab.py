@@ -64,7 +64,20 @@ class Lab:
         self.empty()
         make()
         # One variant may be made of another: that one is known by now.
-        known = {**self._known(), name: key}
+        self._remember({**self._known(), name: key})
+
+    def forget(self, variants):
+        """Removes variants, and what they alone need of the disk."""
+        if not variants:
+            return
+        known = self._known()
+        for repository, tag in variants:
+            self.registry.remove(repository, tag)
+            known.pop(f"{repository}:{tag}", None)
+        self._remember(known)
+        self.registry.sweep()
+
+    def _remember(self, known):
         path = self._variants()
         with open(path + ".partial", "w", encoding="utf-8") as file:
             json.dump(known, file, indent=1)

@@ -91,6 +91,17 @@ def file_digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def blob_path(layout, digest):
+    """Where a layout has a blob."""
+    return os.path.join(layout, "blobs", digest.replace(":", "/"))
+
+
+def read_blob(layout, digest):
+    """A JSON blob of a layout."""
+    with open(blob_path(layout, digest), encoding="utf-8") as file:
+        return json.load(file)
+
+
 def write_layout(directory, layers, command, env):
     """Writes an OCI layout with one image, tag `latest`. `layers`: (file, what `pack` gave)."""
     blobs = os.path.join(directory, "blobs/sha256")
