@@ -214,8 +214,8 @@ def postgres(root):
         initdb = [f"{POSTGRES}/initdb", "-D", POSTGRES_DATA, "--locale=C.UTF-8", "--no-sync"]
         trees.inside(root, *as_user, *initdb)
     with open(root + POSTGRES_DATA + "/postgresql.conf", "a", encoding="ascii") as file:
-        # No port of the host's network.
-        file.write("\nlisten_addresses = ''\n")
+        # No port of the host's network; and containers have a `/run` of their own, with nothing in it.
+        file.write("\nlisten_addresses = ''\nunix_socket_directories = '/tmp'\n")
     shutil.rmtree(os.path.join(root, "var/lib/postgresql/15"), ignore_errors=True)
 
 
