@@ -42,7 +42,9 @@ class Stargz(Mode):
         target = source.removesuffix(PLAIN) + self.tag
         containerd = Containerd(os.path.join(self.lab.work, "c"), {})
         try:
-            ctr = functools.partial(containerd.ctr, client="ctr-remote")
+            # It leaves uncompressed layers where temporary files are.
+            env = {"TMPDIR": self.lab.work}
+            ctr = functools.partial(containerd.ctr, client="ctr-remote", env=env)
             if self.optimised:
                 ctr("images", "pull", "--plain-http", source)
                 period = ["--period", PERIOD_S]
