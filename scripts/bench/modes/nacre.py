@@ -96,7 +96,9 @@ class Nacre(Mode):
         profile = [self.lab.nacre, "image", "profile"]
         file, until = f"{self.lab.work}/profile", ["--until", image.ready] if image.serves else []
         reference = self.reference(image)
-        run(*profile, "record", reference, *opening, "--output", file, *until, "--", *image.command)
+        # Only standard output is looked at for the line.
+        command = ["/bin/sh", "-c", 'exec "$@" 2>&1', "sh", *image.command]
+        run(*profile, "record", reference, *opening, "--output", file, *until, "--", *command)
         run(*profile, "push", reference, *opening, "--profile", file)
 
     def session(self, image):
