@@ -4,6 +4,7 @@ namespace of its own."""
 import argparse
 import fcntl
 import os
+import shutil
 import signal
 import sys
 
@@ -46,6 +47,10 @@ def options():
     parser.add_argument(
         "--floor", action="store_true", help="only the pages that python-ml touches"
     )
+    parser.add_argument(
+        "--frugal", action="store_true",
+        help="for small disks: one mode after another, variants removed when no later mode needs them",
+    )  # fmt: skip
     parser.add_argument("--prepare", action="store_true", help="only make images and variants")
     for hidden in ("--cache", "--nacre", "--link-proxy"):
         parser.add_argument(hidden, required=True, help=argparse.SUPPRESS)
@@ -72,9 +77,8 @@ def choose(only, kinds):
     ]
 
 
-def run(lab, plan, rounds, save):
+def run(lab, plan, rounds, failures, save):
     """All rounds of each image and link: the modes in turn, another first in each round."""
-    results, failures = [], {}
     for image, link, cell_modes in plan:
         cells = {mode.name: [] for mode in cell_modes}
         for number in range(rounds):
@@ -85,8 +89,7 @@ def run(lab, plan, rounds, save):
                 try:
                     one, requests = measure(lab, mode, image, link)
                 except (Failed, OSError) as error:
-                    failures[image.name, link, mode.name] = str(error)
-                    say(f"{image.name} {link} {mode.name}: {error}")
+                    failures[image.name, link, mode.name] = failed(lab, image, link, mode, error)
                     continue
                 cells[mode.name].append(one)
                 if number == 0 and lab.options.requests:
@@ -96,11 +99,24 @@ def run(lab, plan, rounds, save):
                     f"ready {one['ready_s']:.2f} s, "
                     f"{one['requests']} requests, {one['bytes'] / 1e6:.1f} MB"
                 )
-        for name, measured in cells.items():
-            if measured and (image.name, link, name) not in failures:
-                results.append(report.summary(image.name, link, name, measured))
-        save(results, failures)
-    return results, failures
+        save([
+            report.summary(image.name, link, name, measured)
+            for name, measured in cells.items()
+            if measured and (image.name, link, name) not in failures
+        ])  # fmt: skip
+
+
+def failed(lab, image, link, mode, error):
+    """Says what went wrong and keeps the logs; gives the reason."""
+    what = f"{image.name}-{link}-{mode.name}"
+    logs = lab.keep_logs(os.path.join(beside(lab.options) + "-failed", what))
+    say(f"{image.name} {link} {mode.name}: {error}" + f" (logs: {logs})" * bool(logs))
+    return str(error)
+
+
+def beside(wanted):
+    """What the names of all files beside the JSON start with."""
+    return os.path.splitext(wanted.json)[0]
 
 
 def save_requests(directory, image, link, mode, requests):
@@ -109,31 +125,45 @@ def save_requests(directory, image, link, mode, requests):
     report.save_json(os.path.join(directory, f"{image.name}-{link}-{mode.name}.json"), requests)
 
 
-def prepare(lab, chosen_images, chosen_modes):
-    """Makes images and variants; gives who takes part in what, and who does not and why."""
-    missing, able = {}, []
-    for mode in chosen_modes:
+def able(chosen, missing):
+    """The modes that can be measured here; why the others cannot goes to `missing`."""
+    for mode in chosen:
         why = mode.missing()
         if why:
             missing[mode.name] = why
             say(f"missing: {mode.name}: {why}")
-        else:
-            able.append(mode)
-    takes_part, failures = {}, {}
+    return [mode for mode in chosen if mode.name not in missing]
+
+
+def stages(chosen_images, chosen_modes, frugal):
+    """What is made and run together, and the variants that nothing after it needs: all at once, or
+    (frugal) a mode at a time."""
+    if not frugal:
+        yield chosen_images, chosen_modes, []
+        return
+    for image in chosen_images:
+        for at, mode in enumerate(chosen_modes, 1):
+            later = {it for other in chosen_modes[at:] for it in other.variants(image)}
+            yield [image], [mode], [it for it in mode.variants(image) if it not in later]
+
+
+def prepare(lab, chosen_images, chosen_modes, failures):
+    """Makes images and variants; gives who takes part in what. The others are failures."""
+    takes_part = {}
     for image in chosen_images:
         takes_part[image.name] = []
-        for mode in able:
+        for mode in chosen_modes:
             try:
                 mode.ready_variant(image)
                 takes_part[image.name].append(mode)
             except (Failed, OSError) as error:
-                failures[image.name, "-", mode.name] = str(error)
-                say(f"{image.name} {mode.name}: variant: {error}")
-    return takes_part, missing, failures
+                failures[image.name, "-", mode.name] = failed(lab, image, "variant", mode, error)
+    return takes_part
 
 
 def bench(lab, wanted):
     """Everything after the command line."""
+    shutil.rmtree(beside(wanted) + "-failed", ignore_errors=True)
     catalogue = images.catalogue(wanted.small_model)
     all_modes = modes.every(lab)
     names = choose(wanted.only, [list(catalogue), list(LINKS), list(all_modes)])
@@ -146,41 +176,51 @@ def bench(lab, wanted):
         "results": [],
     }
     say(f"link proxy by itself: {document['proxy']['gbit_per_s']:.1f} Gbit/s")
+    if document["machine"]["reclaims_idle_memory"]:
+        say("this kernel takes idle memory back: times of long rounds are not to be trusted")
     if wanted.floor:
         document["floor"] = floor.measure(lab, catalogue["python-ml"])
         print(floor.text(document["floor"]))
         return 0
-    takes_part, missing, unmade = prepare(lab, chosen_images, [all_modes[it] for it in names[2]])
-    document["missing"] = missing
-    if wanted.prepare:
-        return 1 if unmade else 0
-    if "python-ml" in names[0]:
+    chosen_modes = able([all_modes[it] for it in names[2]], document["missing"])
+    if "python-ml" in names[0] and not wanted.prepare:
         document["floor"] = floor.measure(lab, catalogue["python-ml"])
 
-    beside = os.path.splitext(wanted.json)[0]
+    results, failures = [], {}
 
-    def save(results, failures):
+    def save(more):
+        results.extend(more)
         document["results"] = results
         document["failed"] = [
             {"image": image, "link": link, "mode": mode, "why": why}
-            for (image, link, mode), why in {**unmade, **failures}.items()
+            for (image, link, mode), why in failures.items()
         ]
         report.save_json(wanted.json, document)
-        report.save_csv(beside + ".csv", results)
+        report.save_csv(beside(wanted) + ".csv", results)
 
-    plan = [(image, link, takes_part[image.name]) for image in chosen_images for link in names[1]]
-    results, failures = run(lab, plan, wanted.rounds, save)
+    for some_images, some_modes, unused in stages(chosen_images, chosen_modes, wanted.frugal):
+        takes_part = prepare(lab, some_images, some_modes, failures)
+        if not wanted.prepare:
+            plan = [(image, link, takes_part[image.name]) for image in some_images
+                    for link in names[1]]  # fmt: skip
+            run(lab, plan, wanted.rounds, failures, save)
+        lab.forget(unused)
+    if wanted.prepare:
+        return 1 if failures else 0
+    results.sort(key=lambda it: [kind.index(it[key]) for key, kind in
+                                 zip(("image", "link", "mode"), names, strict=True)])  # fmt: skip
+    save([])
     print(report.table(results))
     if "floor" in document:
         print(floor.text(document["floor"]))
-    for name, why in missing.items():
+    for name, why in document["missing"].items():
         print(f"missing: {name}: {why}")
-    for (image, link, mode), why in {**unmade, **failures}.items():
+    for (image, link, mode), why in failures.items():
         print(f"failed: {image} {link} {mode}: {why}")
     if results:
-        plots.save(beside + "-plots", results, list(all_modes))
-        say(f"saved: {wanted.json}, {beside}.csv, {beside}-plots/")
-    return 1 if unmade or failures or not results else 0
+        plots.save(beside(wanted) + "-plots", results, list(all_modes))
+        say(f"saved: {wanted.json}, {beside(wanted)}.csv, {beside(wanted)}-plots/")
+    return 1 if failures or not results else 0
 
 
 def main():

@@ -48,9 +48,9 @@ class Containerd:
             self._ready,
         )
 
-    def ctr(self, *arguments, client="ctr"):
+    def ctr(self, *arguments, client="ctr", env=None):
         """Runs a client to its end."""
-        return run(client, "--address", self.socket, *arguments)
+        return run(client, "--address", self.socket, *arguments, env=env)
 
     def start(self, name, image, *root):
         """Runs an image's command in a container; gives when its line came. `root`: what says to

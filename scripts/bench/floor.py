@@ -4,6 +4,7 @@ they come to compressed. No lazy way can fetch less without knowing pages before
 import ctypes
 import mmap
 import os
+import stat
 import zlib
 
 from .containerd import Containerd
@@ -32,10 +33,12 @@ def measure(lab, image):
         run("blockdev", "--setra", "0", loop)
         run("mount", "-t", "erofs", "-o", "ro", loop, lower)
         containerd = Containerd(f"{lab.work}/c", {})
+        # Before the start: afterwards there must be no time for the kernel to take pages back.
+        files = sizes(lower)
         lab.cold([])
         root = overlay(f"{lab.work}/floor", lower)
         containerd.start_in(name(), image, root)
-        return count(lower)
+        return count(files)
     finally:
         if containerd:
             containerd.stop()
@@ -51,26 +54,27 @@ def overlay_of(below, target):
     return target
 
 
-def count(root):
-    """Pages in memory of all files, and what they compress to."""
-    resident = Resident()
-    files = pages = whole = compressed = 0
+def sizes(root):
+    """Regular files that are not empty, and their sizes."""
+    found = {}
     for directory, _, names in os.walk(root):
         for path in (os.path.join(directory, it) for it in names):
-            if os.path.islink(path) or not os.path.isfile(path):
-                continue
-            size = os.path.getsize(path)
-            here = resident.pages(path, size) if size else []
-            if here:
-                files += 1
-                whole += size
-                pages += len(here)
-                compressed += compress(path, here)
+            status = os.lstat(path)
+            if stat.S_ISREG(status.st_mode) and status.st_size:
+                found[path] = status.st_size
+    return found
+
+
+def count(files):
+    """Pages in memory of all files, and what they compress to."""
+    resident = Resident()
+    touched = {path: resident.pages(path, size) for path, size in files.items()}
+    touched = {path: pages for path, pages in touched.items() if pages}
     return {
-        "files": files,
-        "whole_bytes": whole,
-        "touched_bytes": pages * PAGE,
-        "compressed_bytes": compressed,
+        "files": len(touched),
+        "whole_bytes": sum(files[path] for path in touched),
+        "touched_bytes": sum(map(len, touched.values())) * PAGE,
+        "compressed_bytes": sum(compress(path, pages) for path, pages in touched.items()),
     }
 
 

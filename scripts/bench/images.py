@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import tarfile
 
 from . import layers, trees
 from .process import run
@@ -46,6 +47,7 @@ app.get('/', (_, answer) => answer.send(String(parts.length)));
 app.listen(0, '127.0.0.1', () => console.log('ready', parts.length));
 """
 
+MODEL = "model-"
 SMALL_FILES = 50_000
 # One in so many of them is read.
 SMALL_STRIDE = 250
@@ -71,7 +73,7 @@ def catalogue(model_mib):
     """All images by name."""
     start = ["/bin/sh", "-c"]
     as_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
-    model = f"model-{model_mib}"
+    model = f"{MODEL}{model_mib}"
     found = [
         Image("base", ["base"], start + ["echo ready"]),
         Image("python-ml", ["base", "python", "ml"], ["python3", "/app/start.py"]),
@@ -123,11 +125,17 @@ class Kitchen:
             self.say(f"making layer {name}")
             trees.remove(directory)
             os.makedirs(directory)
-            tree = os.path.join(directory, "tree")
-            self._make(
-                name, [os.path.join(self.directory, "layers", it, "tree") for it in below], tree
-            )
-            described = layers.pack(tree, packed)
+            if name.startswith(MODEL):
+                # Gigabytes, and nothing lies on them: they never become a tree. Nothing repeats in
+                # them, so a higher level would only look longer.
+                mib = int(name.removeprefix(MODEL))
+                described = layers.pack(packed, lambda archive: model(archive, mib), level=1)
+            else:
+                tree = os.path.join(directory, "tree")
+                self._make(
+                    name, [os.path.join(self.directory, "layers", it, "tree") for it in below], tree
+                )
+                described = layers.pack(packed, lambda archive: layers.add_tree(archive, tree))
             with open(about + ".partial", "w", encoding="ascii") as file:
                 json.dump(described, file)
             os.rename(about + ".partial", about)
@@ -138,7 +146,6 @@ class Kitchen:
         if not below:
             trees.bootstrap(tree)
             return
-        kind, _, number = name.partition("-")
         with trees.on_top(below, tree) as root:
             {
                 "python": lambda: trees.install(root, "python3"),
@@ -147,8 +154,7 @@ class Kitchen:
                 "app": lambda: node_packages(root),
                 "small": lambda: small_files(root),
                 "postgres": lambda: postgres(root),
-                "model": lambda: model(root, int(number)),
-            }[kind]()
+            }[name]()
 
 
 def python_packages(root):
@@ -208,16 +214,28 @@ def postgres(root):
         initdb = [f"{POSTGRES}/initdb", "-D", POSTGRES_DATA, "--locale=C.UTF-8", "--no-sync"]
         trees.inside(root, *as_user, *initdb)
     with open(root + POSTGRES_DATA + "/postgresql.conf", "a", encoding="ascii") as file:
-        # No port of the host's network.
-        file.write("\nlisten_addresses = ''\n")
+        # No port of the host's network; and containers have a `/run` of their own, with nothing in it.
+        file.write("\nlisten_addresses = ''\nunix_socket_directories = '/tmp'\n")
     shutil.rmtree(os.path.join(root, "var/lib/postgresql/15"), ignore_errors=True)
 
 
-def model(root, mib):
-    """One file of weights: each byte holds four random bits, so that it packs to half."""
-    source = random.Random(4)
-    low = bytes(value & 15 for value in range(256))
-    os.makedirs(os.path.join(root, "model"))
-    with open(os.path.join(root, "model/weights.bin"), "wb") as file:
-        for _ in range(mib):
-            file.write(source.randbytes(1 << 20).translate(low))
+def model(archive, mib):
+    """Adds one file of weights."""
+    directory = tarfile.TarInfo("model")
+    directory.type, directory.mode = tarfile.DIRTYPE, 0o755
+    archive.addfile(directory)
+    file = tarfile.TarInfo("model/weights.bin")
+    file.size = mib << 20
+    archive.addfile(file, Weights())
+
+
+class Weights:
+    """Bytes without end: each holds four random bits, so that they pack to little more than half."""
+
+    def __init__(self):
+        self.source = random.Random(4)
+        self.low = bytes(value & 15 for value in range(256))
+
+    def read(self, count):
+        """What tarfile calls."""
+        return self.source.randbytes(count).translate(self.low)

@@ -1,5 +1,6 @@
 """What every mode works with: directories, the registry behind its proxy, keys, kept variants."""
 
+import glob
 import hashlib
 import json
 import os
@@ -32,6 +33,16 @@ class Lab:
             run("rm", "-rf", "--one-file-system", self.work)
         os.makedirs(self.work)
 
+    def keep_logs(self, target):
+        """Copies what the daemons of a round that failed have said; gives where, if anything."""
+        logs = [*glob.glob(f"{self.work}/*.log"), *glob.glob(f"{self.work}/c/log")]
+        shutil.rmtree(target, ignore_errors=True)
+        for path in logs:
+            name = os.path.relpath(path, self.work).replace("c/log", "containerd.log")
+            os.makedirs(target, exist_ok=True)
+            shutil.copyfile(path, os.path.join(target, name))
+        return target if logs else None
+
     def cold(self, programs, repository=None, tag=None):
         """As a machine that runs containers but has not seen the image: caches dropped, programs
         and the registry's blobs of an image read."""
@@ -53,7 +64,20 @@ class Lab:
         self.empty()
         make()
         # One variant may be made of another: that one is known by now.
-        known = {**self._known(), name: key}
+        self._remember({**self._known(), name: key})
+
+    def forget(self, variants):
+        """Removes variants, and what they alone need of the disk."""
+        if not variants:
+            return
+        known = self._known()
+        for repository, tag in variants:
+            self.registry.remove(repository, tag)
+            known.pop(f"{repository}:{tag}", None)
+        self._remember(known)
+        self.registry.sweep()
+
+    def _remember(self, known):
         path = self._variants()
         with open(path + ".partial", "w", encoding="utf-8") as file:
             json.dump(known, file, indent=1)

@@ -27,13 +27,13 @@ class Tee:
         return self.pipe.write(data)
 
 
-def pack(tree, target):
-    """Packs a tree (the upper directory of an overlay) as `target`; gives digest, size, diff id."""
+def pack(target, fill, level=6):
+    """Packs what `fill` adds to an archive as `target`; gives digest, size, diff id."""
     with open(target, "wb") as output:
-        gzip = subprocess.Popen(["gzip", "-n", "-6"], stdin=subprocess.PIPE, stdout=output)
+        gzip = subprocess.Popen(["gzip", "-n", f"-{level}"], stdin=subprocess.PIPE, stdout=output)
         tee = Tee(gzip.stdin)
         with tarfile.open(fileobj=tee, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-            _add(archive, tree)
+            fill(archive)
         gzip.stdin.close()
         if gzip.wait() != 0:
             raise Failed(f"gzip of {target}: exit code {gzip.returncode}")
@@ -44,8 +44,8 @@ def pack(tree, target):
     }
 
 
-def _add(archive, tree):
-    """Adds everything below a tree in the order of names; whiteouts become `.wh.` files."""
+def add_tree(archive, tree):
+    """Adds everything below a tree (the upper directory of an overlay) in the order of names; whiteouts become `.wh.` files."""
     links = {}
     for directory, directories, files in os.walk(tree):
         directories.sort()
@@ -89,6 +89,17 @@ def file_digest(path):
     """SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def blob_path(layout, digest):
+    """Where a layout has a blob."""
+    return os.path.join(layout, "blobs", digest.replace(":", "/"))
+
+
+def read_blob(layout, digest):
+    """A JSON blob of a layout."""
+    with open(blob_path(layout, digest), encoding="utf-8") as file:
+        return json.load(file)
 
 
 def write_layout(directory, layers, command, env):

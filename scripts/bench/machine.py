@@ -1,5 +1,6 @@
 """What the figures were measured on."""
 
+import glob
 import os
 import platform
 import shutil
@@ -26,7 +27,20 @@ def describe(nacre):
         # containerd decompresses in another process if one of these is there.
         "unpigz": shutil.which("unpigz") is not None,
         "igzip": shutil.which("igzip") is not None,
+        "reclaims_idle_memory": reclaims_idle_memory(),
     }
+
+
+def reclaims_idle_memory():
+    """Whether the kernel (DAMON) takes back memory that was idle for a while: then what a round has
+    read beforehand may be gone before it is asked for."""
+    switches = glob.glob("/sys/kernel/mm/damon/admin/kdamonds/*/state")
+    switches += glob.glob("/sys/module/damon_reclaim/parameters/enabled")
+    for switch in switches:
+        with open(switch, encoding="ascii") as file:
+            if file.read().strip() in ("on", "Y"):
+                return True
+    return False
 
 
 def field(path, key):

@@ -30,6 +30,9 @@ http:
   addr: {address}
 """
 
+# It would look for somebody to report to.
+QUIET = {"OTEL_TRACES_EXPORTER": "none"}
+
 
 class Registry:
     """A running registry. Clients that are measured reach it through the proxy, under `name`."""
@@ -39,15 +42,15 @@ class Registry:
         self.data = os.path.join(directory, "data")
         self.address = address
         self.name = name
-        config = os.path.join(directory, "config.yml")
-        with open(config, "w", encoding="utf-8") as file:
+        self.config = os.path.join(directory, "config.yml")
+        with open(self.config, "w", encoding="utf-8") as file:
             file.write(CONFIG.format(data=self.data, address=address))
         self.daemon = Daemon(
             "docker-registry",
-            ["docker-registry", "serve", config],
+            ["docker-registry", "serve", self.config],
             os.path.join(directory, "log"),
             self._serves,
-            env={"OTEL_TRACES_EXPORTER": "none"},
+            env=QUIET,
         )
 
     def stop(self):
@@ -98,6 +101,29 @@ class Registry:
             source, f"docker://{self.address}/{repository}:{tag}",
         )  # fmt: skip
 
+    def share(self, digest, path):
+        """Has a blob that is there be one file with `path`, which has the same bytes."""
+        own = self._blob(digest)
+        if not os.path.samefile(own, path):
+            os.link(path, own + ".shared")
+            os.replace(own + ".shared", own)
+
+    def remove(self, repository, tag):
+        """Removes what a tag names, and the manifests of an index; `sweep` removes the blobs."""
+        found = self.manifest(repository, tag)
+        if not found:
+            return
+        manifest, digest = found
+        digests = [digest] + [child["digest"] for child in manifest.get("manifests", [])]
+        for one in digests:
+            status, _, body = self._request("DELETE", f"/v2/{repository}/manifests/{one}")
+            if status not in (202, 404):
+                raise Failed(f"registry: delete {repository}@{one}: status {status}: {body[:200]!r}")
+
+    def sweep(self):
+        """Removes blobs that no manifest names. Nothing may be pushed meanwhile."""
+        run("docker-registry", "garbage-collect", self.config, env=QUIET)
+
     def read_ahead(self, repository, tag):
         """Reads what a client of an image may ask for, so that it comes from memory: the registry
         stands for a remote host."""
@@ -115,6 +141,12 @@ class Registry:
             for name in files:
                 read(os.path.join(directory, name))
         return total
+
+    def _blob(self, digest):
+        """Where it keeps a blob."""
+        algorithm, _, name = digest.partition(":")
+        blobs = os.path.join(self.data, "docker/registry/v2/blobs", algorithm)
+        return os.path.join(blobs, name[:2], name, "data")
 
     def _blobs(self, repository, reference):
         """Digests of what a manifest names, or an index's manifests."""

@@ -3,6 +3,10 @@
 import os
 
 from ..containerd import Containerd
+from ..layers import blob_path, read_blob
+
+# Tag of the ordinary image.
+PLAIN = "plain"
 
 
 class Mode:
@@ -31,6 +35,15 @@ class Mode:
         """What it pulls, through the proxy."""
         return f"{self.lab.registry.name}/{self.repository(image)}:{self.tag}"
 
+    def sources(self, image):
+        """Variants (repository and tag) that its own is made of."""
+        del image
+        return []
+
+    def variants(self, image):
+        """All variants that it needs."""
+        return [(self.repository(image), self.tag), *self.sources(image)]
+
     def recipe(self):
         """How its variant is made; another recipe is another variant."""
         raise NotImplementedError
@@ -57,6 +70,16 @@ class Mode:
     def layout(self, image):
         """The ordinary image, as skopeo and nacre name it."""
         return f"oci:{self.lab.kitchen.layout(image)[0]}:latest"
+
+    def push_plain(self, image):
+        """Pushes the ordinary image; gives its name in the registry itself. Its blobs are one file
+        in the layout and in the registry: some are large."""
+        registry, repository = self.lab.registry, self.repository(image)
+        registry.copy_in(self.layout(image), repository, PLAIN)
+        layout, digest = self.lab.kitchen.layout(image)
+        for layer in read_blob(layout, digest)["layers"]:
+            registry.share(layer["digest"], blob_path(layout, layer["digest"]))
+        return f"{registry.address}/{repository}:{PLAIN}"
 
 
 class ContainerdSession:

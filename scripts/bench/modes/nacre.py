@@ -43,6 +43,10 @@ class Nacre(Mode):
         # A profile is found by the manifest's digest: without one means another repository.
         return super().repository(image) + "-profile" * self.profile
 
+    def sources(self, image):
+        other = self._source()
+        return other.variants(image) if other else []
+
     def recipe(self):
         options = self.lab.options
         chunk = f" --chunk-kib {options.nacre_chunk_kib}" if options.nacre_chunk_kib else ""
@@ -52,20 +56,24 @@ class Nacre(Mode):
 
     def make(self, image):
         lab = self.lab
-        encrypt = ["--encryption-key", f"jwe:{lab.keys.public}"] if self.encrypted else []
-        if self.profile:
-            # The same image in another repository.
-            source, encrypt = self._in_registry(image, Nacre(lab, encrypted=self.encrypted)), []
-        elif self.encrypted:
-            source = self._in_registry(image, Nacre(lab))
-        else:
-            source = self._convert(image)
+        encrypt = []
+        if self.encrypted and not self.profile:
+            encrypt = ["--encryption-key", f"jwe:{lab.keys.public}"]
+        other = self._source()
+        source = self._in_registry(image, other) if other else self._convert(image)
         lab.registry.copy_in(source, self.repository(image), self.tag, *encrypt)
         # Under the name that it is pulled by: the signature says it.
         lab.proxy.set("loopback")
         run(lab.nacre, "image", "sign", "--key", lab.keys.signing, self.reference(image))
         if self.profile:
             self._make_profile(image)
+
+    def _source(self):
+        """The mode whose variant this one's is made of: with a profile it is the same image in
+        another repository."""
+        if self.profile:
+            return Nacre(self.lab, encrypted=self.encrypted)
+        return Nacre(self.lab) if self.encrypted else None
 
     def _in_registry(self, image, other):
         """The variant of another mode, made if need be."""
@@ -88,7 +96,9 @@ class Nacre(Mode):
         profile = [self.lab.nacre, "image", "profile"]
         file, until = f"{self.lab.work}/profile", ["--until", image.ready] if image.serves else []
         reference = self.reference(image)
-        run(*profile, "record", reference, *opening, "--output", file, *until, "--", *image.command)
+        # Only standard output is looked at for the line.
+        command = ["/bin/sh", "-c", 'exec "$@" 2>&1', "sh", *image.command]
+        run(*profile, "record", reference, *opening, "--output", file, *until, "--", *command)
         run(*profile, "push", reference, *opening, "--profile", file)
 
     def session(self, image):

@@ -7,12 +7,11 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import tarfile
 import urllib.request
 
 from ..containerd import Containerd
-from ..layers import MANIFEST, file_digest
+from ..layers import MANIFEST, blob_path, file_digest, read_blob
 from ..process import Daemon, Failed, run
 from .mode import Mode
 
@@ -38,31 +37,29 @@ class Nydus(Mode):
         return None
 
     def recipe(self):
-        return "nydus-image create tar-rafs v6 zstd, merge"
+        return "nydus-image create targz-rafs v6 zstd, merge of blobs by digest"
 
     def make(self, image):
         work, registry, repository = self.lab.work, self.lab.registry, self.repository(image)
-        blobs, bootstraps, blob_layers = f"{work}/blobs", [], []
-        os.mkdir(blobs)
+        bootstraps, blob_layers = [], []
         layout, digest = self.lab.kitchen.layout(image)
         manifest = read_blob(layout, digest)
         for number, layer in enumerate(manifest["layers"]):
-            plain, bootstrap = f"{work}/{number}.tar", f"{work}/{number}.boot"
-            with open(plain, "wb") as output:
-                subprocess.run(
-                    ["gzip", "-dc", blob_path(layout, layer["digest"])], stdout=output, check=True
-                )
+            bootstrap, blobs = f"{work}/{number}.boot", f"{work}/{number}.blobs"
+            os.mkdir(blobs)
             run(
-                "nydus-image", "create", "--type", "tar-rafs", "--fs-version", "6",
-                "--compressor", "zstd", "--blob-dir", blobs, "--bootstrap", bootstrap, plain,
+                "nydus-image", "create", "--type", "targz-rafs", "--fs-version", "6",
+                "--compressor", "zstd", "--blob-dir", blobs, "--bootstrap", bootstrap,
+                blob_path(layout, layer["digest"]),
             )  # fmt: skip
-            os.unlink(plain)
+            # One blob, or none if the layer has no data. Merging takes its name from its bootstrap's.
+            for name in os.listdir(blobs):
+                pushed = self._push(repository, f"{blobs}/{name}", BLOB)
+                blob_layers += [pushed] if pushed not in blob_layers else []
+                os.unlink(f"{blobs}/{name}")
+                os.rename(bootstrap, f"{work}/{name}.boot")
+                bootstrap = f"{work}/{name}.boot"
             bootstraps.append(bootstrap)
-            new = set(os.listdir(blobs)) - {
-                it["digest"].removeprefix("sha256:") for it in blob_layers
-            }
-            for name in new:
-                blob_layers.append(self._push(repository, f"{blobs}/{name}", BLOB))
         merged = f"{work}/merged.boot"
         run("nydus-image", "merge", "--bootstrap", merged, *bootstraps)
         packed = f"{work}/bootstrap.tar.gz"
@@ -191,14 +188,3 @@ def fetch(request):
     """The body of an answer."""
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
         return answer.read()
-
-
-def blob_path(layout, digest):
-    """Where a layout has a blob."""
-    return os.path.join(layout, "blobs", digest.replace(":", "/"))
-
-
-def read_blob(layout, digest):
-    """A JSON blob of a layout."""
-    with open(blob_path(layout, digest), encoding="utf-8") as file:
-        return json.load(file)

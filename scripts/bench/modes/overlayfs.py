@@ -4,7 +4,7 @@ on the way by imgcrypt's stream processor."""
 import os
 import shutil
 
-from .mode import ContainerdSession, Mode
+from .mode import PLAIN, ContainerdSession, Mode
 
 PROCESSOR = """\
 [stream_processors."io.containerd.ocicrypt.decoder.v1.tar.gzip"]
@@ -22,7 +22,7 @@ class Overlayfs(Mode):
         super().__init__(lab)
         self.encrypted = encrypted
         self.name = "overlayfs-encrypted" if encrypted else "overlayfs"
-        self.tag = "encrypted" if encrypted else "plain"
+        self.tag = "encrypted" if encrypted else PLAIN
         self.programs = ["bench-imgcrypt"] if encrypted else []
 
     def missing(self):
@@ -34,8 +34,13 @@ class Overlayfs(Mode):
         return "skopeo, jwe" if self.encrypted else "skopeo"
 
     def make(self, image):
-        options = ["--encryption-key", f"jwe:{self.lab.keys.public}"] if self.encrypted else []
-        self.lab.registry.copy_in(self.layout(image), self.repository(image), self.tag, *options)
+        if not self.encrypted:
+            self.push_plain(image)
+            return
+        key = f"jwe:{self.lab.keys.public}"
+        self.lab.registry.copy_in(
+            self.layout(image), self.repository(image), self.tag, "--encryption-key", key
+        )
 
     def session(self, image):
         if not self.encrypted:

@@ -5,7 +5,7 @@ import shutil
 
 from ..containerd import Containerd
 from ..process import Daemon, answers
-from .mode import ContainerdSession, Mode
+from .mode import PLAIN, ContainerdSession, Mode
 
 PROGRAM = "bench-soci"
 
@@ -22,17 +22,18 @@ class Soci(Mode):
             return "the SOCI snapshotter (Go module) could not be built"
         return None
 
+    def sources(self, image):
+        return [(self.repository(image), PLAIN)]
+
     def recipe(self):
         return "soci convert, index v2"
 
     def make(self, image):
-        registry = self.lab.registry
-        source = f"{registry.address}/{self.repository(image)}:plain"
-        target = f"{registry.address}/{self.repository(image)}:{self.tag}"
-        registry.copy_in(self.layout(image), self.repository(image), "plain")
+        source = self.push_plain(image)
+        target = source.removesuffix(PLAIN) + self.tag
         containerd = Containerd(os.path.join(self.lab.work, "c"), {})
         try:
-            containerd.ctr("images", "pull", "--plain-http", source)
+            containerd.ctr("content", "fetch", "--plain-http", source)
             root = os.path.join(self.lab.work, "soci")
             containerd.ctr("convert", "--root", root, source, target, client=PROGRAM)
         finally:

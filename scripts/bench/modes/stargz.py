@@ -7,7 +7,7 @@ import shutil
 
 from ..containerd import Containerd
 from ..process import Daemon, answers
-from .mode import ContainerdSession, Mode
+from .mode import PLAIN, ContainerdSession, Mode
 
 PROGRAM = "bench-stargz"
 # How long the optimiser watches a workload that does not end by itself.
@@ -31,22 +31,27 @@ class Stargz(Mode):
             return "the stargz snapshotter (Go module) could not be built"
         return None
 
+    def sources(self, image):
+        return [(self.repository(image), PLAIN)]
+
     def recipe(self):
         return f"ctr-remote optimize, {PERIOD_S} s" if self.optimised else "ctr-remote convert"
 
     def make(self, image):
-        registry = self.lab.registry
-        source = f"{registry.address}/{self.repository(image)}:plain"
-        target = f"{registry.address}/{self.repository(image)}:{self.tag}"
-        registry.copy_in(self.layout(image), self.repository(image), "plain")
+        source = self.push_plain(image)
+        target = source.removesuffix(PLAIN) + self.tag
         containerd = Containerd(os.path.join(self.lab.work, "c"), {})
         try:
-            ctr = functools.partial(containerd.ctr, client="ctr-remote")
-            ctr("images", "pull", "--plain-http", source)
+            # It leaves uncompressed layers where temporary files are.
+            env = {"TMPDIR": self.lab.work}
+            ctr = functools.partial(containerd.ctr, client="ctr-remote", env=env)
             if self.optimised:
+                ctr("images", "pull", "--plain-http", source)
                 period = ["--period", PERIOD_S]
                 ctr("images", "optimize", "--oci", "--net-host", *period, source, target)
             else:
+                # Without unpacking it.
+                ctr("content", "fetch", "--plain-http", source)
                 ctr("images", "convert", "--estargz", "--oci", source, target)
             ctr("images", "push", "--plain-http", target)
         finally:

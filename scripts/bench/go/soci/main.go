@@ -40,7 +40,7 @@ func main() {
 	if flag.NArg() == 0 {
 		log.Fatal("usage: bench-soci [-address SOCKET] serve|convert|rpull ...")
 	}
-	ctx := namespaces.WithNamespace(context.Background(), "default")
+	ctx := namespaces.WithNamespace(context.Background(), namespaces.Default)
 	command, rest := flag.Arg(0), flag.Args()[1:]
 	var err error
 	switch command {
@@ -69,7 +69,7 @@ func serve(ctx context.Context, arguments []string) error {
 	// Its defaults, but for where things are.
 	cfg := config.NewConfig()
 	cfg.ResolverConfig.Host = map[string]config.HostConfig{
-		*registry: {Mirrors: []config.MirrorConfig{{Host: *registry, Insecure: true}}},
+		*registry: {Mirrors: []config.MirrorConfig{{Host: "http://" + *registry, Insecure: true}}},
 	}
 	if err := os.MkdirAll(*root, 0o700); err != nil {
 		return err
@@ -97,11 +97,13 @@ func serve(ctx context.Context, arguments []string) error {
 }
 
 // namespaced hands the caller's namespace on, which the snapshotter's clients of containerd want.
+// Debian's containerd does not send it: then it is that of everything here.
 func namespaced(ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if namespace, ok := namespaces.Namespace(ctx); ok {
-		ctx = namespaces.WithNamespace(ctx, namespace)
+	namespace, ok := namespaces.Namespace(ctx)
+	if !ok {
+		namespace = namespaces.Default
 	}
-	return next(ctx, request)
+	return next(namespaces.WithNamespace(ctx, namespace), request)
 }
 
 func convert(ctx context.Context, address string, arguments []string) error {
