@@ -198,6 +198,7 @@ impl Node {
         let store = StoreConfig {
             memory_bytes: 1 << 20,
             disk: Some((self.path("store"), 64 << 20)),
+            indexes: None,
         };
         ImagesConfig {
             root: self.path("state"),

@@ -15,10 +15,10 @@ use crate::{
     engine::Profile,
     error::{Error, Result},
     index::{Binding, LayerIndex},
-    oci::{Descriptor, Digest, ImageConfig, media_type},
+    oci::{Descriptor, Digest, media_type},
     open,
     snapshotter::lazy::{Evidence, LayerRequest, Verdict},
-    source::{Repository, read_verified},
+    source::Repository,
     trust::{Class, Grant},
 };
 
@@ -72,9 +72,6 @@ pub(super) struct Rules<'a> {
     /// So many are lazy even if they are small: they have been before.
     pub(super) at_least: usize,
 }
-
-/// Largest image configuration that is read.
-const MAX_CONFIG: u64 = 8 << 20;
 
 // === impl Image ===
 
@@ -206,19 +203,8 @@ impl ImageLayer {
     /// `Invalid` if the configuration does not fit the manifest, `Corrupt` if it is not the one that
     /// the manifest names, and what the registry says.
     pub(super) async fn all(grant: &Grant, repository: &dyn Repository) -> Result<Vec<Self>> {
-        let descriptor = &grant.manifest().config;
-        let raw = read_verified(repository, descriptor, MAX_CONFIG).await?;
-        let config: ImageConfig = serde_json::from_slice(&raw)
-            .map_err(|e| Error::invalid(format!("config {}: {e}", descriptor.digest)))?;
-        let (layers, diff_ids) = (&grant.manifest().layers, config.rootfs.diff_ids);
-        if layers.len() != diff_ids.len() {
-            return Err(Error::invalid(format!(
-                "config {}: {} diff ids for {} layers",
-                descriptor.digest,
-                diff_ids.len(),
-                layers.len()
-            )));
-        }
+        let diff_ids = open::diff_ids(grant, repository).await?;
+        let layers = &grant.manifest().layers;
         let chain_ids = chain_ids(&diff_ids);
         let layers = layers.iter().zip(diff_ids).zip(chain_ids);
         layers
