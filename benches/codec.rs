@@ -88,7 +88,11 @@ fn streams(criterion: &mut Criterion) {
     let mut whole = vec![0; plain.len()];
     group.bench_function("libdeflate-whole", |bencher| {
         let mut decoder = libdeflater::Decompressor::new();
-        bencher.iter(|| decoder.gzip_decompress(&blob, &mut whole).expect("it was compressed"));
+        bencher.iter(|| {
+            decoder
+                .gzip_decompress(&blob, &mut whole)
+                .expect("it was compressed")
+        });
     });
     group.bench_function("miniz_oxide", |bencher| {
         use miniz_oxide::inflate::stream::{InflateState, inflate};

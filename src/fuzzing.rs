@@ -11,9 +11,7 @@ use crate::{
     codec,
     error::Result,
     index::{self, Codec},
-    oci::{
-        Descriptor, Document, Platform, RawManifest, Reference, media_type::Compression,
-    },
+    oci::{Descriptor, Document, Platform, RawManifest, Reference, media_type::Compression},
     ocicrypt::{
         self, Annotations, Options,
         coco::CocoPacket,
@@ -76,7 +74,7 @@ pub fn gzip_stream(blob: &[u8]) -> usize {
         runs[run].extend_from_slice(&piece.bytes);
         Ok(())
     };
-    let walk = || -> Result<codec::Runs> {
+    let mut walk = || -> Result<codec::Runs> {
         let mut walk = codec::Walk::new(Compression::Gzip, 1000)?;
         for piece in blob.chunks(777) {
             walk.push(piece, &mut sink)?;

@@ -26,7 +26,9 @@ fn words(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed;
     let mut plain = Vec::with_capacity(length + 32);
     while plain.len() < length {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let word = state >> 33;
         write!(plain, "{:x} {} ", word % 4096, word % 77).unwrap();
     }
@@ -100,7 +102,10 @@ fn a_second_mount_is_lazy_after_the_chunks_are_gone() {
         let stats = first.unmount();
         let whole = stats["image_bytes"].as_u64().unwrap();
         assert!(stats["bytes"].as_u64().unwrap() >= whole, "{stats}");
-        assert_eq!(stats["engine"]["extents"], 0, "all chunks landed in the store: {stats}");
+        assert_eq!(
+            stats["engine"]["extents"], 0,
+            "all chunks landed in the store: {stats}"
+        );
         assert_eq!(kept_indexes(&store).len(), 2);
 
         drop_chunks(&store);
@@ -166,7 +171,10 @@ fn a_corrupt_index_is_dropped_and_made_again() {
         small_read(&again);
         let stats = again.unmount();
         let whole = stats["image_bytes"].as_u64().unwrap();
-        assert!(stats["bytes"].as_u64().unwrap() >= whole, "read whole again: {stats}");
+        assert!(
+            stats["bytes"].as_u64().unwrap() >= whole,
+            "read whole again: {stats}"
+        );
         assert_eq!(kept_indexes(&store), indexes);
         let third = pipeline.mount(&image, &options).unwrap();
         small_read(&third);
@@ -190,8 +198,18 @@ fn a_layer_that_is_not_what_its_image_claims_is_refused() {
         pipeline.push(&source.reference(), &image, encrypted);
         pipeline.sign(&image, "signer");
         let name = format!("store-{encrypted}");
-        let refused = pipeline.mount(&image, &pipeline.options(&name)).err().unwrap();
-        refused.failed(5, &["its tar is sha256:", "its image claims sha256:", "layer sha256:"]);
+        let refused = pipeline
+            .mount(&image, &pipeline.options(&name))
+            .err()
+            .unwrap();
+        refused.failed(
+            5,
+            &[
+                "its tar is sha256:",
+                "its image claims sha256:",
+                "layer sha256:",
+            ],
+        );
         assert!(kept_indexes(&pipeline.path(&name)).is_empty());
     }
 }
@@ -208,9 +226,16 @@ fn an_encrypted_image_that_nobody_signed_is_read_whole_once() {
         let path = |name: &str| pipeline.path(name).display().to_string();
         let key = path(key);
         let store = path(store);
-        ["--insecure-policy", "accept-anything", "--decryption-key", &key, "--store", &store]
-            .map(String::from)
-            .into()
+        [
+            "--insecure-policy",
+            "accept-anything",
+            "--decryption-key",
+            &key,
+            "--store",
+            &store,
+        ]
+        .map(String::from)
+        .into()
     };
     let good = options("layer.pem", "store");
     let unpacked = pipeline.unpack(&source.reference(), "unpacked");

@@ -114,7 +114,10 @@ impl Checkpoints {
     #[must_use]
     pub fn plain_length(&self, run: usize) -> Option<u64> {
         let start = self.list.get(run)?.plain;
-        let end = self.list.get(run + 1).map_or(self.plain_size, |it| it.plain);
+        let end = self
+            .list
+            .get(run + 1)
+            .map_or(self.plain_size, |it| it.plain);
         end.checked_sub(start)
     }
 
@@ -143,7 +146,10 @@ impl Checkpoints {
         for pair in self.list.windows(2) {
             let begin = |it: &Checkpoint| (u128::from(it.offset) << 3) + u128::from(it.bits);
             if begin(&pair[1]) <= begin(&pair[0]) || pair[1].plain < pair[0].plain {
-                return Err(format!("the checkpoint at {} is out of order", pair[1].offset));
+                return Err(format!(
+                    "the checkpoint at {} is out of order",
+                    pair[1].offset
+                ));
             }
         }
         for it in &self.list {

@@ -126,7 +126,9 @@ fn stored(bytes: &[u8], to: &mut Vec<u8>) -> Option<()> {
     if bytes.is_empty() {
         return Some(());
     }
-    let length = u16::try_from(bytes.len()).ok().filter(|it| usize::from(*it) <= WINDOW)?;
+    let length = u16::try_from(bytes.len())
+        .ok()
+        .filter(|it| usize::from(*it) <= WINDOW)?;
     to.push(0);
     to.extend_from_slice(&length.to_le_bytes());
     to.extend_from_slice(&(!length).to_le_bytes());
@@ -171,7 +173,9 @@ mod tests {
     /// The short way must be one: what it refuses is decoded, but slowly.
     #[test]
     fn runs_of_one_member_take_the_short_way() {
-        let plain: Vec<u8> = (0..400_000_u32).flat_map(|i| (i / 3).to_le_bytes()).collect();
+        let plain: Vec<u8> = (0..400_000_u32)
+            .flat_map(|i| (i / 3).to_le_bytes())
+            .collect();
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
         encoder.write_all(&plain).unwrap();
         let blob = encoder.finish().unwrap();
@@ -187,7 +191,8 @@ mod tests {
                 plain: checkpoints.plain_length(number).unwrap(),
             };
             let extent = checkpoints.extent(number, blob.len() as u64).unwrap();
-            let extent = usize::try_from(extent.start).unwrap()..usize::try_from(extent.end).unwrap();
+            let extent =
+                usize::try_from(extent.start).unwrap()..usize::try_from(extent.end).unwrap();
             let window = start.window().unwrap();
             let length = usize::try_from(run.plain).unwrap();
             let begin = usize::try_from(start.plain).unwrap();

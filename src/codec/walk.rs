@@ -155,7 +155,10 @@ impl Gzip {
             self.tail.clear();
             self.state = Member::Header;
         }
-        let run = self.list.last().map_or(0, |last| self.produced - last.plain);
+        let run = self
+            .list
+            .last()
+            .map_or(0, |last| self.produced - last.plain);
         let until = match self.state {
             Member::Blocks if run < self.spacing => Until::End,
             _ => Until::Block,
@@ -338,7 +341,10 @@ impl Raw {
         while !input.is_empty() {
             let run = self.size / self.spacing;
             let left = (run + 1) * self.spacing - self.size;
-            let length = usize::try_from(left).unwrap_or(PIECE).min(PIECE).min(input.len());
+            let length = usize::try_from(left)
+                .unwrap_or(PIECE)
+                .min(PIECE)
+                .min(input.len());
             let (bytes, rest) = input.split_at(length);
             self.size += length as u64;
             sink(Piece {

@@ -187,10 +187,11 @@ impl Shared {
     /// Whether the unit's first chunk is kept. The others usually are too; if not, a read fetches
     /// them.
     fn is_kept(&self, layer: &Layer, unit: u32) -> bool {
-        layer.by_unit.chunks(unit).first().is_none_or(|&chunk| {
-            self.store
-                .contains(&layer.data.space, &layer.digest(chunk))
-        })
+        layer
+            .by_unit
+            .chunks(unit)
+            .first()
+            .is_none_or(|&chunk| self.store.contains(&layer.data.space, &layer.digest(chunk)))
     }
 
     /// Sends one request for each extent.

@@ -279,7 +279,10 @@ impl Comparison<'_> {
             self.sides[0].chunks(first).ok_or_else(bad)?,
             self.sides[1].chunks(second).ok_or_else(bad)?,
         );
-        let algorithms = (self.sides[0].algorithm(first), self.sides[1].algorithm(second));
+        let algorithms = (
+            self.sides[0].algorithm(first),
+            self.sides[1].algorithm(second),
+        );
         if algorithms.0 == algorithms.1
             && let Some(same) = same_chunks(chunks.0, chunks.1)
         {

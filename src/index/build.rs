@@ -45,11 +45,7 @@ const QUEUE: usize = 16;
 /// # Errors
 /// What the stream says; `Corrupt` if the tar has not the DiffID or cannot be decoded, `Invalid` if it is
 /// malformed, `Unsupported` if an index cannot describe it.
-pub async fn build(
-    blob: Arc<dyn BlobSource>,
-    claim: Claim,
-    keep: KeepChunk,
-) -> Result<BuiltIndex> {
+pub async fn build(blob: Arc<dyn BlobSource>, claim: Claim, keep: KeepChunk) -> Result<BuiltIndex> {
     let layer = format!("layer {}", blob.digest());
     let subject = Subject {
         blob: blob.digest().clone(),
@@ -62,11 +58,7 @@ pub async fn build(
         .map_err(|e| e.context(layer))
 }
 
-async fn build_inner(
-    blob: &dyn BlobSource,
-    claim: Claim,
-    keep: KeepChunk,
-) -> Result<LayerIndex> {
+async fn build_inner(blob: &dyn BlobSource, claim: Claim, keep: KeepChunk) -> Result<LayerIndex> {
     let (send, receive) = mpsc::channel(QUEUE);
     let (to_files, pieces) = bounded(QUEUE);
     let (to_hash, plain) = bounded(QUEUE);

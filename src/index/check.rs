@@ -1,7 +1,8 @@
 //! Whether an index that somebody wrote down fits together: what a reader relies on.
 
 use super::{
-    Chunk, Codec, EntryKind, LayerIndex, MAX_CHUNK, MAX_UNIT, Place, files::check_xattrs,
+    Chunk, Codec, EntryKind, LayerIndex, MAX_CHUNK, MAX_UNIT, Place,
+    files::check_xattrs,
     limits::{MAX_CHUNKS, MAX_ENTRIES, MAX_PATH, MAX_UNIT_PLAIN, MAX_UNITS},
     path::clean,
 };
@@ -87,7 +88,11 @@ impl LayerIndex {
         match &entry.kind {
             EntryKind::Regular { size, chunks } => {
                 let range = chunks.start as usize..chunks.end as usize;
-                let run = self.table.chunks.get(range).ok_or("its chunks are not there")?;
+                let run = self
+                    .table
+                    .chunks
+                    .get(range)
+                    .ok_or("its chunks are not there")?;
                 let mut covered = 0_u64;
                 for chunk in run {
                     if chunk.file_offset != covered {

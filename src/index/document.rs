@@ -111,7 +111,8 @@ struct Writer(Vec<u8>);
 impl Writer {
     fn number(&mut self, mut number: u64) {
         while number >= 0x80 {
-            self.0.push(u8::try_from(number & 0x7f).unwrap_or_default() | 0x80);
+            self.0
+                .push(u8::try_from(number & 0x7f).unwrap_or_default() | 0x80);
             number >>= 7;
         }
         self.0.push(u8::try_from(number).unwrap_or_default());

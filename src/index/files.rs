@@ -62,7 +62,9 @@ impl Files {
     /// Adds the entry that `tar` is at.
     pub(super) fn add(&mut self, tar: &mut TarReader<Decoded>, entry: &TarEntry) -> Result<()> {
         if self.entries.len() == MAX_ENTRIES {
-            return Err(Error::unsupported(format!("more than {MAX_ENTRIES} entries")));
+            return Err(Error::unsupported(format!(
+                "more than {MAX_ENTRIES} entries"
+            )));
         }
         let path = clean(&entry.name).map_err(Error::invalid)?;
         if path.is_empty() && entry.kind != TarKind::Directory {
@@ -154,7 +156,10 @@ impl Files {
         let length = number(chunk.length)?;
         let offset = u32::try_from(chunk.offset)
             .ok()
-            .filter(|it| it.checked_add(length).is_some_and(|end| end <= MAX_UNIT_PLAIN))
+            .filter(|it| {
+                it.checked_add(length)
+                    .is_some_and(|end| end <= MAX_UNIT_PLAIN)
+            })
             .ok_or_else(|| Error::internal(format!("offset {} in a run", chunk.offset)))?;
         let digest = (self.keep)(Bytes::copy_from_slice(&self.buffer[..chunk.length]));
         if digest.algorithm() != Algorithm::Blake3 {

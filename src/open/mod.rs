@@ -14,8 +14,8 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 
 pub use self::inspect::{ImageReport, LayerReport, inspect};
+pub(crate) use self::ordinary::{diff_ids, is_ordinary, ordinary};
 use self::whole::Whole;
-pub(crate) use self::ordinary::{diff_ids, is_ordinary};
 use crate::{
     engine::{Engine, EngineConfig, LayerData, Profile},
     error::{Error, Result},

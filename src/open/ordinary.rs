@@ -15,7 +15,7 @@ use crate::{
     index::{self, Algorithm, Binding, BuiltIndex, Claim, KeepChunk, LayerIndex, Subject},
     oci::{Descriptor, Digest, ImageConfig},
     source::{Repository, read_verified},
-    store::VerifiedChunk,
+    store::{Store, VerifiedChunk},
     trust::Grant,
 };
 
@@ -49,65 +49,72 @@ impl Opener {
         claims: Option<&[Digest]>,
     ) -> Result<LayerIndex> {
         match claims.and_then(|it| it.get(number)) {
-            Some(diff_id) if is_ordinary(&layer.descriptor) => self.ordinary(layer, diff_id).await,
+            Some(diff_id) if is_ordinary(&layer.descriptor) => {
+                ordinary(&self.store, layer, diff_id).await
+            }
             _ => open_index(layer, grant.class()).await,
         }
     }
+}
 
-    /// The index of an ordinary layer: the kept one, or a new one.
-    ///
-    /// # Errors
-    /// As [`index::build`].
-    pub(crate) async fn ordinary(&self, layer: &Layer, diff_id: &Digest) -> Result<LayerIndex> {
-        let subject = Subject {
-            blob: layer.descriptor.digest.clone(),
-            blob_size: layer.descriptor.size,
-            diff_id: diff_id.clone(),
-        };
-        let _one_of_few = READING.acquire().await;
-        if let Some(kept) = self.kept(layer, subject).await? {
-            tracing::debug!(layer = %layer.descriptor.digest, "its kept index serves");
-            return Ok(kept.into_index());
+/// The index of an ordinary layer: the kept one, or a new one.
+///
+/// # Errors
+/// As [`index::build`].
+pub(crate) async fn ordinary(
+    store: &Arc<Store>,
+    layer: &Layer,
+    diff_id: &Digest,
+) -> Result<LayerIndex> {
+    let subject = Subject {
+        blob: layer.descriptor.digest.clone(),
+        blob_size: layer.descriptor.size,
+        diff_id: diff_id.clone(),
+    };
+    let _one_of_few = READING.acquire().await;
+    if let Some(kept) = kept(store, layer, subject).await? {
+        tracing::debug!(layer = %layer.descriptor.digest, "its kept index serves");
+        return Ok(kept.into_index());
+    }
+    let begin = Instant::now();
+    let claim = Claim {
+        compression: layer.kind.compression,
+        diff_id: diff_id.clone(),
+    };
+    let keep = keep_chunk(Arc::clone(store), layer);
+    let built = index::build(Arc::clone(&layer.source), claim, keep).await?;
+    tracing::info!(
+        event = "layer_indexed",
+        layer = %layer.descriptor.digest,
+        bytes = layer.descriptor.size,
+        entries = built.get().entries.len(),
+        runs = built.get().table.units.len(),
+        seconds = begin.elapsed().as_secs_f64(),
+        "read whole, verified and indexed"
+    );
+    let (store, seal) = (Arc::clone(store), layer.index_seal.clone());
+    let kept = spawn_blocking(move || {
+        if let Some(indexes) = store.indexes() {
+            indexes.keep(&built, seal.as_ref());
         }
-        let begin = Instant::now();
-        let claim = Claim {
-            compression: layer.kind.compression,
-            diff_id: diff_id.clone(),
-        };
-        let built = index::build(Arc::clone(&layer.source), claim, self.keep_chunk(layer)).await?;
-        tracing::info!(
-            event = "layer_indexed",
-            layer = %layer.descriptor.digest,
-            bytes = layer.descriptor.size,
-            entries = built.get().entries.len(),
-            runs = built.get().table.units.len(),
-            seconds = begin.elapsed().as_secs_f64(),
-            "read whole, verified and indexed"
-        );
-        let (store, seal) = (Arc::clone(&self.store), layer.index_seal.clone());
-        let kept = spawn_blocking(move || {
-            if let Some(indexes) = store.indexes() {
-                indexes.keep(&built, seal.as_ref());
-            }
-            built.into_index()
-        });
-        kept.await.map_err(gone)
-    }
+        built.into_index()
+    });
+    kept.await.map_err(gone)
+}
 
-    async fn kept(&self, layer: &Layer, subject: Subject) -> Result<Option<BuiltIndex>> {
-        let (store, seal) = (Arc::clone(&self.store), layer.index_seal.clone());
-        let kept = spawn_blocking(move || store.indexes()?.get(&subject, seal.as_ref()));
-        kept.await.map_err(gone)
-    }
+async fn kept(store: &Arc<Store>, layer: &Layer, subject: Subject) -> Result<Option<BuiltIndex>> {
+    let (store, seal) = (Arc::clone(store), layer.index_seal.clone());
+    let kept = spawn_blocking(move || store.indexes()?.get(&subject, seal.as_ref()));
+    kept.await.map_err(gone)
+}
 
-    fn keep_chunk(&self, layer: &Layer) -> KeepChunk {
-        let (store, space) = (Arc::clone(&self.store), layer.space.clone());
-        Box::new(move |bytes| {
-            let (digest, chunk) = VerifiedChunk::digested(bytes, Algorithm::Blake3);
-            store.put_whole(&space, &digest, &chunk);
-            digest
-        })
-    }
+fn keep_chunk(store: Arc<Store>, layer: &Layer) -> KeepChunk {
+    let space = layer.space.clone();
+    Box::new(move |bytes| {
+        let (digest, chunk) = VerifiedChunk::digested(bytes, Algorithm::Blake3);
+        store.put_whole(&space, &digest, &chunk);
+        digest
+    })
 }
 
 /// Whether the manifest names no index for the layer. A malformed annotation is an error elsewhere, not

@@ -61,9 +61,13 @@ impl Space {
             (Space::Plain, ChunkDigest::Sha256(digest)) => ChunkId(*digest),
             // Hashed with a label, so that no index can give it the name of another chunk, which
             // would then be taken for corrupt and forgotten.
-            (Space::Plain, ChunkDigest::Blake3(digest)) => {
-                ChunkId(Sha256::new().chain_update(BLAKE3).chain_update(digest).finalize().into())
-            }
+            (Space::Plain, ChunkDigest::Blake3(digest)) => ChunkId(
+                Sha256::new()
+                    .chain_update(BLAKE3)
+                    .chain_update(digest)
+                    .finalize()
+                    .into(),
+            ),
             (Space::Sealed(seal), ChunkDigest::Sha256(digest)) => ChunkId(seal.name(digest, b"")),
             (Space::Sealed(seal), ChunkDigest::Blake3(digest)) => {
                 ChunkId(seal.name(digest, BLAKE3))

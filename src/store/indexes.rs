@@ -90,7 +90,7 @@ impl Indexes {
                 tracing::warn!(
                     event = "kept_index_corrupt",
                     layer = %subject.blob,
-                    why,
+                    error = why,
                     "kept index is not what it was; the layer is read whole again"
                 );
                 self.remove(&path);
@@ -128,7 +128,9 @@ impl Indexes {
     }
 
     fn path(&self, name: &[u8; 32]) -> PathBuf {
-        self.directory.join(hex::encode(name)).with_extension(SUFFIX)
+        self.directory
+            .join(hex::encode(name))
+            .with_extension(SUFFIX)
     }
 
     /// Reads a file, and notes that it was used.
@@ -147,9 +149,16 @@ impl Indexes {
     /// Writes a file so that it is there whole or not at all.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let salt = getrandom::u64().map_err(|e| io::Error::other(e.to_string()))?;
-        let partial = self.directory.join(format!("{salt:016x}")).with_extension(PARTIAL);
+        let partial = self
+            .directory
+            .join(format!("{salt:016x}"))
+            .with_extension(PARTIAL);
         let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(&partial)?;
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial)?;
         // The kernel's own stamp is too coarse to tell which of two came first.
         let written = file
             .write_all(bytes)
@@ -171,7 +180,10 @@ impl Indexes {
 
     /// Removes what was not used for longest until all fit.
     fn shrink(&self) {
-        let _one = self.shrinking.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self
+            .shrinking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut all = match self.list() {
             Ok(all) => all,
             Err(error) => {

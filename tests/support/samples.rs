@@ -61,15 +61,22 @@ fn gzip_streams() -> Vec<Vec<u8>> {
 fn kept_indexes() -> Vec<Vec<u8>> {
     let layer = read("index/layer.tar.gz");
     let mut tar = Vec::new();
-    MultiGzDecoder::new(&layer[..]).read_to_end(&mut tar).unwrap();
+    MultiGzDecoder::new(&layer[..])
+        .read_to_end(&mut tar)
+        .unwrap();
     let claim = Claim {
         compression: nacre::oci::media_type::Compression::Gzip,
         diff_id: Digest::sha256(&tar),
     };
     let keep = Box::new(|bytes: bytes::Bytes| Algorithm::Blake3.digest(&bytes));
     let blob = std::sync::Arc::new(MemoryBlob::new(layer.into()));
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let document = runtime.block_on(build(blob, claim, keep)).unwrap().document();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let document = runtime
+        .block_on(build(blob, claim, keep))
+        .unwrap()
+        .document();
     vec![zstd::bulk::decompress(&document, 64 << 20).unwrap()]
 }
 

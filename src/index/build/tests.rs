@@ -19,7 +19,9 @@ fn noise(length: usize) -> Vec<u8> {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         state >> 16
     };
-    (0..length).map(|_| (next() % 23).to_le_bytes()[0]).collect()
+    (0..length)
+        .map(|_| (next() % 23).to_le_bytes()[0])
+        .collect()
 }
 
 fn tar() -> (Vec<u8>, HashMap<Vec<u8>, Vec<u8>>) {
@@ -40,7 +42,9 @@ fn tar() -> (Vec<u8>, HashMap<Vec<u8>, Vec<u8>>) {
         .entry(b"etc/sym", b'2', b"../x", b"")
         .file("etc/replaced", b"second");
     let clean = |name: &str| name.trim_start_matches("./").as_bytes().to_vec();
-    let files = files.iter().map(|(name, content)| (clean(name), content.clone()));
+    let files = files
+        .iter()
+        .map(|(name, content)| (clean(name), content.clone()));
     let mut files: HashMap<_, _> = files.collect();
     files.insert(b"etc/replaced".to_vec(), b"second".to_vec());
     (archive.finish(), files)
@@ -106,7 +110,9 @@ async fn the_index_of_a_layer_reads_all_its_files_from_the_blob_and_from_what_wa
                 let it = table.units[unit as usize];
                 let begin = usize::try_from(it.offset).unwrap();
                 let compressed = &blob[begin..begin + it.length as usize];
-                let plain = table.decode(unit, compressed, needs[unit as usize] as usize).unwrap();
+                let plain = table
+                    .decode(unit, compressed, needs[unit as usize] as usize)
+                    .unwrap();
                 let bytes = table.chunk_bytes(&plain, chunk).unwrap();
                 assert_eq!(kept[&table.digest(chunk)], bytes);
                 content.extend_from_slice(bytes);
@@ -115,7 +121,10 @@ async fn the_index_of_a_layer_reads_all_its_files_from_the_blob_and_from_what_wa
             found.insert(entry.path.to_vec(), content);
         }
         assert!(found == files, "{compression:?}");
-        assert!(compression == Compression::Zstd || table.units.len() > 3, "{compression:?}");
+        assert!(
+            compression == Compression::Zstd || table.units.len() > 3,
+            "{compression:?}"
+        );
         let paths: Vec<_> = index.entries.iter().map(|it| &*it.path).collect();
         assert_eq!(paths.len(), 9, "{paths:?}");
     }
@@ -168,13 +177,26 @@ async fn a_layer_that_is_not_what_it_claims_has_no_index() {
         assert!(text.contains(&Digest::sha256(&blob).to_string()), "{text}");
         // Cut off, and with something behind.
         let cut = blob[..blob.len() / 2].to_vec();
-        assert!(built(compression, cut, Digest::sha256(&tar)).await.0.is_err());
+        assert!(
+            built(compression, cut, Digest::sha256(&tar))
+                .await
+                .0
+                .is_err()
+        );
         let more = [&blob[..], b"more"].concat();
-        assert!(built(compression, more, Digest::sha256(&tar)).await.0.is_err());
+        assert!(
+            built(compression, more, Digest::sha256(&tar))
+                .await
+                .0
+                .is_err()
+        );
     }
     let tars = [
         Archive::default().file("../x", b"x").finish(),
-        Archive::default().file("x", b"x").entry(b"x/", b'5', b"", b"").finish(),
+        Archive::default()
+            .file("x", b"x")
+            .entry(b"x/", b'5', b"", b"")
+            .finish(),
         Archive::default()
             .file("x", b"first")
             .entry(b"y", b'1', b"x", b"")
@@ -186,7 +208,10 @@ async fn a_layer_that_is_not_what_it_claims_has_no_index() {
     for tar in tars {
         let (index, _) = built(Compression::Gzip, gzip(&tar), Digest::sha256(&tar)).await;
         let kind = index.unwrap_err().kind();
-        assert!(matches!(kind, Kind::Invalid | Kind::Unsupported), "{kind:?}");
+        assert!(
+            matches!(kind, Kind::Invalid | Kind::Unsupported),
+            "{kind:?}"
+        );
     }
 }
 
@@ -204,7 +229,10 @@ async fn a_document_comes_back_and_a_changed_one_does_not() {
         ..index.subject().clone()
     };
     let refused = BuiltIndex::reopen(&document, &other).unwrap_err();
-    assert!(refused.contains(&Digest::sha256(&tar).to_string()), "{refused}");
+    assert!(
+        refused.contains(&Digest::sha256(&tar).to_string()),
+        "{refused}"
+    );
     let plain = zstd::bulk::decompress(&document, 64 << 20).unwrap();
     for at in (0..plain.len()).step_by(97).chain(0..300) {
         for flip in [1, 0x80] {

@@ -231,10 +231,19 @@ impl ImageLayer {
         media_type::layer_kind(&self.descriptor.media_type).is_some_and(|kind| kind.encrypted)
     }
 
+    /// Whether its index is made here, while it is read whole and verified. That is for layers that
+    /// containerd cannot unpack itself.
+    pub(super) fn is_indexed_here(&self) -> bool {
+        self.index.is_none() && self.is_encrypted()
+    }
+
     fn reason(&self, class: Class, rules: Rules<'_>) -> Option<String> {
         let digest = &self.descriptor.digest;
         if media_type::layer_kind(&self.descriptor.media_type).is_none() {
             return Some(format!("layer {digest}: not a tar layer"));
+        }
+        if self.is_indexed_here() {
+            return None;
         }
         if self.index.is_none() {
             return Some(format!(
@@ -359,6 +368,10 @@ mod tests {
         assert_eq!(count(&[big, bare, big], PlainSigned, 3), 1);
         assert_eq!(count(&[secret, secret], EncryptedSigned, 0), 2);
         assert_eq!(count(&[secret, secret], EncryptedUnsigned, 0), 0);
+        let ordinary = (50, true, false);
+        assert_eq!(count(&[ordinary, secret], EncryptedSigned, 0), 2);
+        assert_eq!(count(&[ordinary, ordinary], EncryptedUnsigned, 0), 2);
+        assert_eq!(count(&[ordinary, secret], EncryptedUnsigned, 0), 1);
         assert_eq!(count(&[big, big], PlainUnsigned, 0), 0);
     }
 

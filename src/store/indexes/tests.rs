@@ -18,7 +18,9 @@ fn index(name: &str) -> BuiltIndex {
     };
     let blob = Arc::new(MemoryBlob::new(tar.into()));
     let keep = Box::new(|bytes: bytes::Bytes| Algorithm::Blake3.digest(&bytes));
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     runtime.block_on(build(blob, claim, keep)).unwrap()
 }
 
@@ -85,7 +87,10 @@ fn what_was_changed_on_disk_is_dropped() {
             let mut bad = good.clone();
             bad[at] ^= 0x20;
             fs::write(path, &bad).unwrap();
-            assert!(indexes.get(one.subject(), key.as_ref()).is_none(), "byte {at}");
+            assert!(
+                indexes.get(one.subject(), key.as_ref()).is_none(),
+                "byte {at}"
+            );
             assert!(!path.exists(), "byte {at}");
         }
         fs::write(path, &good[..good.len() - 1]).unwrap();
@@ -114,7 +119,10 @@ fn the_least_recently_used_go_first() {
     for (number, it) in all.iter().enumerate().skip(1) {
         indexes.keep(it, None);
         assert!(indexes.used() <= 4 * each + each / 2);
-        assert!(indexes.get(all[0].subject(), None).is_some(), "used at every turn, {number}");
+        assert!(
+            indexes.get(all[0].subject(), None).is_some(),
+            "used at every turn, {number}"
+        );
     }
     assert!(indexes.get(all[1].subject(), None).is_none());
     assert!(indexes.get(all[7].subject(), None).is_some());
