@@ -198,7 +198,7 @@ impl Node {
         let store = StoreConfig {
             memory_bytes: 1 << 20,
             disk: Some((self.path("store"), 64 << 20)),
-            indexes: None,
+            indexes: Some((self.path("indexes"), 16 << 20)),
         };
         ImagesConfig {
             root: self.path("state"),
