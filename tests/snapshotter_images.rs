@@ -22,7 +22,7 @@ use nacre::{
 use support::{
     pipeline::tool,
     registry::{FakeRegistry, Fault},
-    toy::{Gated, Node, ToyImage, ToyLayer, lazy, ordinary, put},
+    toy::{Gated, Node, ToyImage, ToyLayer, gzipped, lazy, ordinary, put},
 };
 
 fn base() -> ToyLayer {
@@ -528,9 +528,8 @@ async fn an_encrypted_layer_without_an_index_is_read_whole_once() {
     tool("openssl", ["genrsa", "-out", &path(&private), "2048"]);
     let input = ["rsa", "-in", &path(&private), "-pubout", "-out"];
     tool("openssl", input.iter().copied().chain([&*path(&public)]));
-    // 9 MiB, more than is kept of a blob while an image is opened.
     let large = vec![b'l'; 9 << 20];
-    let layer = ordinary(&[("large", &large), ("small", &[b's'; 5000])]);
+    let layer = gzipped(&[("large", &large), ("small", &[b's'; 5000])]);
     let image = encrypted(&node, &registry, &public, layer);
     let config = || {
         let mut config = node.config();

@@ -94,7 +94,7 @@ impl Walk {
     pub fn finish(self, sink: Sink<'_>) -> Result<Runs> {
         match self.0 {
             Kind::Gzip(it) => it.finish(sink),
-            Kind::Zstd(it) => it.finish(sink),
+            Kind::Zstd(it) => it.finish(),
             Kind::Raw(it) => Ok(it.finish()),
         }
     }
@@ -309,7 +309,7 @@ impl Zstd {
         Ok(())
     }
 
-    fn finish(self, _sink: Sink<'_>) -> Result<Runs> {
+    fn finish(self) -> Result<Runs> {
         if self.inside || self.consumed == 0 {
             return Err(Error::corrupt("zstd data ends early"));
         }

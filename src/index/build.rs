@@ -52,13 +52,20 @@ pub async fn build(blob: Arc<dyn BlobSource>, claim: Claim, keep: KeepChunk) -> 
         blob_size: blob.size(),
         diff_id: claim.diff_id.clone(),
     };
-    build_inner(&*blob, claim, keep)
-        .await
-        .map(|index| BuiltIndex::new(index, subject))
+    let (streamed, read) = read(&*blob, claim, keep).await;
+    // What the blob's own verification says comes first, and names the blob: after it, a difference is
+    // the image's.
+    streamed?;
+    read.map(|index| BuiltIndex::new(index, subject))
         .map_err(|e| e.context(layer))
 }
 
-async fn build_inner(blob: &dyn BlobSource, claim: Claim, keep: KeepChunk) -> Result<LayerIndex> {
+/// How the stream ended, and what its reader made of it.
+async fn read(
+    blob: &dyn BlobSource,
+    claim: Claim,
+    keep: KeepChunk,
+) -> (Result<()>, Result<LayerIndex>) {
     let (send, receive) = mpsc::channel(QUEUE);
     let (to_files, pieces) = bounded(QUEUE);
     let (to_hash, plain) = bounded(QUEUE);
@@ -73,22 +80,23 @@ async fn build_inner(blob: &dyn BlobSource, claim: Claim, keep: KeepChunk) -> Re
     });
     let listing = spawn_blocking(move || list(pieces, keep));
     let streamed = stream(blob, send).await;
-    let gone = |e| Error::internal("a thread that reads a layer").with_source(e);
     let (decoded, found, listed) = tokio::join!(decoding, hashing, listing);
-    // What the blob's own verification says comes first: after it, a difference is the image's.
-    streamed?;
-    // A tar that cannot be listed ends the decoder as well, and not the other way round.
-    let listed = listed.map_err(gone)?;
-    let runs = match decoded.map_err(gone)? {
-        Err(error) if error.kind() == Kind::Internal => return listed.and(Err(error)),
-        runs => runs?,
+    let joined = || -> Result<LayerIndex> {
+        let gone = |e| Error::internal("a thread that reads a layer").with_source(e);
+        // A tar that cannot be listed ends the decoder as well, and not the other way round.
+        let listed = listed.map_err(gone)?;
+        let runs = match decoded.map_err(gone)? {
+            Err(error) if error.kind() == Kind::Internal => return listed.and(Err(error)),
+            runs => runs?,
+        };
+        let found = found.map_err(gone)?;
+        if found != claim.diff_id {
+            let message = format!("its tar is {found}, its image claims {}", claim.diff_id);
+            return Err(Error::corrupt(message));
+        }
+        listed?.finish(runs)
     };
-    let found = found.map_err(gone)?;
-    if found != claim.diff_id {
-        let message = format!("its tar is {found}, its image claims {}", claim.diff_id);
-        return Err(Error::corrupt(message));
-    }
-    listed?.finish(runs)
+    (streamed, joined())
 }
 
 /// Sends the blob piece by piece; to its end even if nobody listens, since only the end says whether

@@ -188,7 +188,7 @@ impl Writer {
         self.number(entry.uid.into());
         self.number(entry.gid.into());
         // The sign in the lowest bit.
-        self.number((entry.mtime << 1 ^ entry.mtime >> 63).cast_unsigned());
+        self.number(((entry.mtime << 1) ^ (entry.mtime >> 63)).cast_unsigned());
         self.number(entry.mtime_nanos.into());
         self.number(entry.xattrs.len() as u64);
         for (name, value) in &entry.xattrs {

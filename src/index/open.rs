@@ -38,6 +38,10 @@ pub struct VerifiedIndex {
 }
 
 /// An index that was made of a whole layer, and of which layer: what is kept for the next time.
+///
+/// ```compile_fail
+/// let forged: nacre::index::BuiltIndex = nacre::index::LayerIndex::default().into();
+/// ```
 #[derive(Clone, Debug)]
 pub struct BuiltIndex {
     index: LayerIndex,
@@ -243,7 +247,7 @@ impl BuiltIndex {
         &self.subject
     }
 
-    /// What is kept of it; [`reopen`](Self::reopen) takes it back.
+    /// What is kept of it (docs/formats/kept-index.md).
     #[must_use]
     pub fn document(&self) -> Vec<u8> {
         document::encode(&self.index, &self.subject)

@@ -7,7 +7,7 @@ use super::seal::Seal;
 use crate::index::{Algorithm, ChunkDigest};
 
 /// A chunk's plain bytes whose digest has been compared with the verified index. Only
-/// [`VerifiedChunk::check`] makes one:
+/// [`VerifiedChunk::check`] makes one, and [`VerifiedChunk::digested`], which gives the digest too:
 ///
 /// ```compile_fail
 /// let forged = nacre::store::VerifiedChunk(bytes::Bytes::new());

@@ -137,7 +137,8 @@ async fn a_sparse_file_has_holes() {
     header.set_entry_type(::tar::EntryType::GNUSparse);
     header.set_mode(0o644);
     header.set_mtime(1);
-    (header.set_uid(0), header.set_gid(0));
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_size(1000);
     {
         let gnu = header.as_gnu_mut().unwrap();
