@@ -205,34 +205,43 @@ fn entering(criterion: &mut Criterion) {
 
 #[cfg(feature = "codec-peers")]
 mod zlib_ng {
+    use std::mem::MaybeUninit;
+
     use libz_ng_sys::{
         Z_NO_FLUSH, Z_OK, Z_STREAM_END, inflate as step, inflateEnd, inflateInit2_, z_stream,
-        zlibngVersion,
+        zlibVersion,
     };
 
     /// Inflates a gzip member piece by piece.
     pub fn inflate(blob: &[u8], buffer: &mut [u8]) {
         let small = |length: usize| u32::try_from(length).expect("a small sample");
-        // SAFETY: an all-zero stream is one without a state, as zlib wants it.
-        let mut stream: z_stream = unsafe { std::mem::zeroed() };
+        // All zeros is a stream without a state, as zlib wants it; in Rust it is one only after this.
+        let mut stream = MaybeUninit::<z_stream>::zeroed();
         let size = i32::try_from(size_of::<z_stream>()).expect("a small structure");
-        // SAFETY: the stream is valid and the version is the library's own.
-        let code = unsafe { inflateInit2_(&raw mut stream, 15 + 16, zlibngVersion().cast(), size) };
+        let stream = stream.as_mut_ptr();
+        // SAFETY: the stream is all zeros and the version is the library's own.
+        let code = unsafe { inflateInit2_(stream, 15 + 16, zlibVersion(), size) };
         assert_eq!(code, Z_OK);
-        stream.next_in = blob.as_ptr().cast_mut();
-        stream.avail_in = small(blob.len());
+        // SAFETY: the stream has a state; the input outlives it.
+        unsafe {
+            (*stream).next_in = blob.as_ptr().cast_mut();
+            (*stream).avail_in = small(blob.len());
+        }
         loop {
-            stream.next_out = buffer.as_mut_ptr();
-            stream.avail_out = small(buffer.len());
             // SAFETY: input and output are as long as the stream says, and outlive the call.
-            match unsafe { step(&raw mut stream, Z_NO_FLUSH) } {
+            let code = unsafe {
+                (*stream).next_out = buffer.as_mut_ptr();
+                (*stream).avail_out = small(buffer.len());
+                step(stream, Z_NO_FLUSH)
+            };
+            match code {
                 Z_OK => {}
                 Z_STREAM_END => break,
                 code => panic!("zlib-ng: {code}"),
             }
         }
         // SAFETY: the stream has a state.
-        unsafe { inflateEnd(&raw mut stream) };
+        unsafe { inflateEnd(stream) };
     }
 }
 
