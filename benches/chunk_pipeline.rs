@@ -7,15 +7,19 @@ use std::{hint::black_box, io::Write};
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use nacre::{codec, index::Codec, ocicrypt::LayerCipher, store::VerifiedChunk};
-use sha2::{Digest, Sha256};
+use nacre::{
+    codec,
+    index::{Algorithm, ChunkDigest, Codec},
+    ocicrypt::LayerCipher,
+    store::VerifiedChunk,
+};
 
 const CHUNK: usize = 1 << 20;
 const COUNT: usize = 16;
 
 struct Sample {
     plain: Bytes,
-    digest: [u8; 32],
+    digest: ChunkDigest,
     ciphertext: Vec<u8>,
     offset: u64,
 }
@@ -36,7 +40,7 @@ fn samples(codec: Codec, cipher: &LayerCipher) -> Vec<Sample> {
             offset += ciphertext.len() as u64;
             Sample {
                 plain: Bytes::copy_from_slice(plain),
-                digest: Sha256::digest(plain).into(),
+                digest: Algorithm::Sha256.digest(plain),
                 ciphertext,
                 offset: at,
             }
@@ -52,7 +56,7 @@ fn compress(codec: Codec, plain: &[u8]) -> Vec<u8> {
             gzip.finish().expect("writing to memory")
         }
         Codec::Zstd => zstd::bulk::compress(plain, 3).expect("compressing in memory"),
-        Codec::Raw => plain.to_vec(),
+        Codec::Raw | Codec::Deflate => plain.to_vec(),
     }
 }
 

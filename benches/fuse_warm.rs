@@ -150,6 +150,7 @@ fn warm_store(criterion: &mut Criterion) {
         let config = StoreConfig {
             memory_bytes,
             disk: Some((store, SIZE * 4)),
+            indexes: None,
         };
         let store = Arc::new(Store::open(&config).expect("a store"));
         let source = Arc::new(MemoryBlob::new(Bytes::from(content.clone())));

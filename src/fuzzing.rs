@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use time::OffsetDateTime;
 
 use crate::{
+    codec,
+    error::Result,
     index::{self, Codec},
-    oci::{Descriptor, Document, Platform, RawManifest, Reference},
+    oci::{Descriptor, Document, Platform, RawManifest, Reference, media_type::Compression},
     ocicrypt::{
         self, Annotations, Options,
         coco::CocoPacket,
@@ -51,6 +53,47 @@ pub fn estargz(tail: &[u8]) -> usize {
     const MOST: usize = 1032;
     let footer = usize::from(index::footer(tail).is_some());
     footer + index::toc_json(tail).map_or(0, |json| json.len() / MOST + 1)
+}
+
+/// A kept index, before its compression.
+pub fn kept_index(document: &[u8]) -> usize {
+    index::parse_document(document).map_or(0, |(index, _)| {
+        let table = &index.table;
+        index.entries.len() + table.chunks.len() + table.units.len()
+    })
+}
+
+/// A gzip stream: what it gives from first to last, and again from each of its checkpoints.
+pub fn gzip_stream(blob: &[u8]) -> usize {
+    // The format cannot expand by more.
+    const MOST: usize = 1032;
+    let mut runs = Vec::<Vec<u8>>::new();
+    let mut sink = |piece: codec::Piece| {
+        let run = piece.run as usize;
+        runs.resize(runs.len().max(run + 1), Vec::new());
+        runs[run].extend_from_slice(&piece.bytes);
+        Ok(())
+    };
+    let mut walk = || -> Result<codec::Runs> {
+        let mut walk = codec::Walk::new(Compression::Gzip, 1000)?;
+        for piece in blob.chunks(777) {
+            walk.push(piece, &mut sink)?;
+        }
+        walk.finish(&mut sink)
+    };
+    let Ok(codec::Runs { units, checkpoints }) = walk() else {
+        return 0;
+    };
+    assert_eq!(checkpoints.check(blob.len() as u64), Ok(()));
+    let mut made = 0;
+    for (number, (unit, run)) in units.iter().zip(&runs).enumerate() {
+        let begin = usize::try_from(unit.offset).unwrap_or(usize::MAX);
+        let compressed = &blob[begin..begin + unit.length as usize];
+        let again = checkpoints.decode(number, compressed, run.len());
+        assert_eq!(again.ok().as_ref(), Some(run), "run {number}");
+        made += run.len();
+    }
+    made / MOST
 }
 
 /// A tar: names and attributes, and stored bytes of files.

@@ -16,6 +16,7 @@
 //!     store: std::sync::Arc::new(store::Store::open(&store::StoreConfig {
 //!         memory_bytes: 32 << 20,
 //!         disk: Some(("/var/lib/nacre/store".into(), 10 << 30)),
+//!         indexes: None,
 //!     })?),
 //!     engine: engine::EngineConfig::RECOMMENDED,
 //!     platform: oci::Platform::host(),

@@ -200,11 +200,11 @@ fn errors_name_kind_message_and_hint() {
             None,
         ),
         (
-            &["ls", &image, ANYTHING[0], ANYTHING[1], "--store-mib", "0"],
+            &["image", "encrypt", &image, "oci:x", "--recipient", "pgp:x"],
             9,
             "unsupported",
-            "layer sha256:",
-            Some("nacre image convert"),
+            "pgp",
+            None,
         ),
         (
             &["pull", &image, &directory, ANYTHING[0], ANYTHING[1]],

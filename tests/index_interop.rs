@@ -18,7 +18,7 @@ use nacre::{
     Error, Kind, Result, codec,
     image::convert::{Options, Platforms, Progress, Report, convert},
     index::{
-        Binding, Dialect, EntryKind, LayerIndex, Place, chunk_bytes, open,
+        Binding, Dialect, EntryKind, LayerIndex, Place, open,
         write::{Format, WriteOptions, write_layer},
     },
     oci::{
@@ -294,7 +294,7 @@ fn listing(index: &LayerIndex, blob: &[u8]) -> BTreeMap<String, String> {
                     let packed = &blob[usize::try_from(it.offset).unwrap()..][..it.length as usize];
                     let plain =
                         codec::decode(it.codec, packed, needs[unit as usize] as usize).unwrap();
-                    file.extend_from_slice(chunk_bytes(&plain, chunk).unwrap());
+                    file.extend_from_slice(index.table.chunk_bytes(&plain, chunk).unwrap());
                 }
             }
         }

@@ -467,6 +467,7 @@ fn made_of_layout(reference: &str, store: &Path) -> Made {
             Store::open(&StoreConfig {
                 memory_bytes: 64 << 20,
                 disk: Some((store.to_owned(), 4 << 30)),
+                indexes: None,
             })
             .unwrap(),
         ),

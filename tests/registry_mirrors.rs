@@ -611,6 +611,7 @@ async fn open_by(policy: Policy, access: &Access, reference: &str) -> Result<Ope
         store: Arc::new(Store::open(&StoreConfig {
             memory_bytes: 1 << 20,
             disk: None,
+            indexes: None,
         })?),
         engine: EngineConfig::RECOMMENDED,
         platform: Platform::host(),

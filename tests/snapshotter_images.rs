@@ -23,7 +23,7 @@ use nacre::{
 use support::{
     pipeline::tool,
     registry::{FakeRegistry, Fault},
-    toy::{Gated, Node, ToyImage, ToyLayer, lazy, ordinary, put},
+    toy::{Gated, Node, ToyImage, ToyLayer, gzipped, lazy, ordinary, put},
 };
 
 fn base() -> ToyLayer {
@@ -530,7 +530,7 @@ async fn an_image_whose_key_is_missing_is_refused_until_it_is_there() {
     tool("openssl", ["genrsa", "-out", &path(&private), "2048"]);
     let input = ["rsa", "-in", &path(&private), "-pubout", "-out"];
     tool("openssl", input.iter().copied().chain([&*path(&public)]));
-    let image = encrypted(&node, &registry, &public);
+    let image = encrypted(&node, &registry, &public, base());
     node.sign(&image.reference, &image.manifest.digest).await;
 
     let mut config = node.config();
@@ -564,9 +564,83 @@ async fn an_image_whose_key_is_missing_is_refused_until_it_is_there() {
     }
 }
 
-/// The base layer, encrypted by skopeo.
-fn encrypted(node: &Node, registry: &FakeRegistry, key: &std::path::Path) -> ToyImage {
-    let layer = base();
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_layer_without_an_index_is_read_whole_once() {
+    if Command::new("skopeo").arg("--version").output().is_err() {
+        println!("skipped: skopeo is not installed (scripts/install-peers)");
+        return;
+    }
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let (private, public) = (node.path("layer.pem"), node.path("layer.pub"));
+    let path = |it: &std::path::Path| it.to_str().unwrap().to_owned();
+    tool("openssl", ["genrsa", "-out", &path(&private), "2048"]);
+    let input = ["rsa", "-in", &path(&private), "-pubout", "-out"];
+    tool("openssl", input.iter().copied().chain([&*path(&public)]));
+    let large = vec![b'l'; 9 << 20];
+    let layer = gzipped(&[("large", &large), ("small", &[b's'; 5000])]);
+    let image = encrypted(&node, &registry, &public, layer);
+    let config = || {
+        let mut config = node.config();
+        let key = path(&private);
+        config.keys.add_decryption_key(&key).unwrap();
+        config
+    };
+    for signed in [false, true] {
+        if signed {
+            node.sign(&image.reference, &image.manifest.digest).await;
+            node.policy("sigstoreSigned");
+        } else {
+            node.policy("insecureAcceptAnything");
+        }
+        registry.forget_requests();
+        let images = Images::new(config()).unwrap();
+        let found = evidence(&images, &image, 0).await;
+        assert_eq!(found.index, None);
+        let lower = images.lower(&found).await.unwrap();
+        assert_eq!(
+            node.front_end.read(&lower, "small").unwrap(),
+            [b's'; 5000][..]
+        );
+        assert_eq!(node.front_end.read(&lower, "large").unwrap(), large);
+        images.settled().await;
+        // Whole at the first time, which confirms it; later it is known.
+        let blob = &image.layers[0].descriptor.digest;
+        let (asks, confirmed) = (asked(&registry, blob), images.snapshot().confirmed);
+        assert_eq!((asks, confirmed), (usize::from(!signed), 0));
+        drop(images);
+    }
+    // The chunks are gone, the index is not.
+    for file in files(&node.path("store")) {
+        fs::remove_file(file).unwrap();
+    }
+    registry.forget_requests();
+    let images = Images::new(config()).unwrap();
+    let found = evidence(&images, &image, 0).await;
+    let lower = images.lower(&found).await.unwrap();
+    assert_eq!(
+        node.front_end.read(&lower, "small").unwrap(),
+        [b's'; 5000][..]
+    );
+    let seen = registry.requests();
+    let ranges = seen.iter().filter(|it| it.range.is_some()).count();
+    assert!(ranges > 0, "{:#?}", registry.lines());
+    drop(images);
+    for file in files(node.directory.path()) {
+        let bytes = fs::read(&file).unwrap();
+        let plain = bytes
+            .windows(64)
+            .any(|it| it == [b's'; 64] || it == [b'l'; 64]);
+        assert!(!plain, "{}", file.display());
+    }
+}
+
+/// An image of one layer, encrypted by skopeo.
+fn encrypted(
+    node: &Node,
+    registry: &FakeRegistry,
+    key: &std::path::Path,
+    layer: ToyLayer,
+) -> ToyImage {
     let (config, manifest) = support::toy::documents(std::slice::from_ref(&layer));
     let (plain, secret) = (tempfile::tempdir().unwrap(), node.path("secret"));
     let blobs = plain.path().join("blobs/sha256");

@@ -155,6 +155,10 @@ pub(super) struct StoreArgs {
     /// Largest size of the chunk store in MiB; 0 keeps chunks in memory only.
     #[arg(long, value_name = "MIB", default_value_t = 10_240)]
     store_mib: u64,
+    /// Largest size of the indexes kept of layers that have none of their own, in MiB; 0 keeps none,
+    /// as does --store-mib 0. They are beside the chunk store, or in `indexes` below --store DIR.
+    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    index_mib: u64,
     /// Chunks kept in memory, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 32)]
     memory_mib: usize,
@@ -349,6 +353,7 @@ impl StoreArgs {
         Self {
             store: None,
             store_mib: 0,
+            index_mib: 0,
             memory_mib: 0,
             insecure_plaintext_store: false,
         }
@@ -367,9 +372,16 @@ impl StoreArgs {
             0 => None,
             mib => Some((self.directory()?, mib << 20)),
         };
+        let indexes = match self.index_mib {
+            // Who wants no chunks on disk wants no names there either.
+            _ if self.store_mib == 0 => None,
+            0 => None,
+            mib => Some((self.index_directory()?, mib << 20)),
+        };
         Ok(StoreConfig {
             memory_bytes: self.memory_mib << 20,
             disk,
+            indexes,
         })
     }
 
@@ -379,6 +391,13 @@ impl StoreArgs {
         let store = (self.store_mib > 0).then(|| self.directory().ok());
         let others = [PathBuf::from("/var/tmp"), std::env::temp_dir()];
         store.flatten().into_iter().chain(others).collect()
+    }
+
+    fn index_directory(&self) -> Result<PathBuf> {
+        Ok(match &self.store {
+            Some(directory) => directory.join("indexes"),
+            None => self.directory()?.with_file_name("indexes"),
+        })
     }
 
     fn directory(&self) -> Result<PathBuf> {

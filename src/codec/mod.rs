@@ -2,8 +2,15 @@
 //!
 //! Both are bounded: a unit is decoded only as far as its chunks need, and a zstd window larger than
 //! [`MAX_WINDOW_LOG`] is refused. The digest of what comes out is not checked here.
+//!
+//! A layer that was not made to be read lazily has no units of its own. A [`Walk`] finds some while it decodes
+//! the whole: [`Checkpoints`] of a gzip stream, frames, stretches of a tar.
 
+mod checkpoint;
+mod run;
 mod unit;
+mod walk;
+mod zlib;
 
 use std::io::{BufReader, Read};
 
@@ -11,6 +18,11 @@ use crate::{
     error::{Error, Result},
     index::Codec,
     oci::media_type::Compression,
+};
+
+pub use self::{
+    checkpoint::{Checkpoint, Checkpoints, MAX_PACKED_WINDOW, WINDOW},
+    walk::{DEFAULT_SPACING, MAX_RUN, Piece, Runs, Sink, Walk},
 };
 
 /// Largest zstd window, as a power of two: what the highest regular level (22) uses; more needs
@@ -39,6 +51,7 @@ pub fn decode(codec: Codec, compressed: &[u8], limit: usize) -> Result<Vec<u8>> 
             Some(plain) => Ok(plain),
             None => stream_zstd(compressed, limit),
         },
+        Codec::Deflate => Err(Error::internal("a run without its checkpoint")),
     }
 }
 
@@ -103,6 +116,7 @@ fn name(codec: Codec) -> &'static str {
         Codec::Gzip => "gzip member",
         Codec::Zstd => "zstd frame",
         Codec::Raw => "raw unit",
+        Codec::Deflate => "run of a gzip stream",
     }
 }
 

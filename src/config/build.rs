@@ -237,10 +237,15 @@ impl Config {
             0 => None,
             size => Some((directory, size)),
         };
+        let indexes = match bytes("store.index_mib", store.index_mib)? {
+            0 => None,
+            size => Some((self.root.join("indexes"), size)),
+        };
         Ok(StoreConfig {
             memory_bytes: usize::try_from(memory)
                 .map_err(|e| Error::invalid("store.memory_mib: too much").with_source(e))?,
             disk,
+            indexes,
         })
     }
 }

@@ -170,6 +170,8 @@ pub struct StoreConfig {
     pub directory: PathBuf,
     /// Largest size on disk; 0 keeps chunks in memory only.
     pub size_mib: u64,
+    /// Largest size of the indexes of ordinary layers, in `indexes` below the root; 0 keeps none.
+    pub index_mib: u64,
     /// Chunks kept in memory.
     pub memory_mib: u64,
     /// Keep chunks of encrypted images unsealed on disk.
@@ -421,6 +423,7 @@ impl Default for StoreConfig {
         Self {
             directory: PathBuf::new(),
             size_mib: 10_240,
+            index_mib: 512,
             memory_mib: 128,
             insecure_plaintext_store: false,
         }

@@ -20,9 +20,8 @@ use super::{
     workers::{Queues, Task},
 };
 use crate::{
-    codec,
     error::{Error, Result},
-    index::{Chunk, ChunkTable, Place},
+    index::{Chunk, ChunkDigest, ChunkTable, Place},
     source::{BlobSource, PlacedStream},
     store::VerifiedChunk,
 };
@@ -103,8 +102,7 @@ impl Shared {
         let mut missing = Vec::new();
         loop {
             while let Some(chunk) = self.flights.awaited(number, unit, &missing) {
-                let digest = &layer.data.table.chunks[chunk as usize].digest;
-                match self.store.get(&layer.data.space, digest) {
+                match self.store.get(&layer.data.space, &layer.digest(chunk)) {
                     Some(kept) => {
                         let waiters = self.flights.leave(number, unit, chunk);
                         waiters
@@ -163,8 +161,8 @@ impl Shared {
             match result {
                 Ok(verified) => {
                     Counters::add(&self.counters.chunks, 1);
-                    let digest = &layer.data.table.chunks[*chunk as usize].digest;
-                    self.store.put(&layer.data.space, digest, verified);
+                    let digest = layer.digest(*chunk);
+                    self.store.put(&layer.data.space, &digest, verified);
                 }
                 Err(_) => Counters::add(&self.counters.mismatches, 1),
             }
@@ -193,12 +191,11 @@ impl Shared {
     /// Whether the unit's first chunk is kept. The others usually are too; if not, a read fetches
     /// them.
     fn is_kept(&self, layer: &Layer, unit: u32) -> bool {
-        layer.by_unit.chunks(unit).first().is_none_or(|&chunk| {
-            self.store.contains(
-                &layer.data.space,
-                &layer.data.table.chunks[chunk as usize].digest,
-            )
-        })
+        layer
+            .by_unit
+            .chunks(unit)
+            .first()
+            .is_none_or(|&chunk| self.store.contains(&layer.data.space, &layer.digest(chunk)))
     }
 
     /// Sends one request for each extent; gives how many bytes they are for.
@@ -343,6 +340,11 @@ fn units_of(table: &ChunkTable, file: FileData, range: &Range<u64>) -> Vec<u32> 
 }
 
 impl Layer {
+    fn digest(&self, chunk: u32) -> ChunkDigest {
+        let table = &self.data.table;
+        table.digest(&table.chunks[chunk as usize])
+    }
+
     /// All chunks of a unit, each checked against its digest.
     fn decode(&self, unit: u32, compressed: &[u8]) -> Vec<(u32, Result<VerifiedChunk, Fault>)> {
         let table = &self.data.table;
@@ -357,7 +359,7 @@ impl Layer {
             .map(|&c| end_of(chunk_of(c)))
             .max()
             .unwrap_or(0);
-        let plain = match codec::decode(table.units[unit as usize].codec, compressed, length) {
+        let plain = match table.decode(unit, compressed, length) {
             Ok(plain) => Bytes::from(plain),
             Err(error) => {
                 return chunks
@@ -378,7 +380,7 @@ impl Layer {
                 } else {
                     bytes
                 };
-                let verified = VerifiedChunk::check(bytes, &chunk.digest)
+                let verified = VerifiedChunk::check(bytes, &table.digest(chunk))
                     .ok_or_else(|| self.corrupt(index, "digest mismatch"));
                 (index, verified)
             })

@@ -327,7 +327,7 @@ impl ReadFile for Engine {
             } else if let Some(kept) = self
                 .shared
                 .store
-                .get_memory(&layer.data.space, &chunk.digest)
+                .get_memory(&layer.data.space, &table.digest(chunk))
             {
                 operation.fill(slot, kept.bytes().slice(range), ServedFrom::Memory);
             } else {

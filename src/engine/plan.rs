@@ -288,6 +288,7 @@ mod tests {
                 chunk(0, 4, at(1, 10)),
             ],
             units: vec![unit(0, 8), unit(8, 12), unit(100, 7), unit(107, 50)],
+            ..ChunkTable::default()
         }
     }
 

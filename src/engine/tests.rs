@@ -107,6 +107,7 @@ fn fixture(chunks: u32, config: EngineConfig, gate: usize) -> Fixture {
     let store = StoreConfig {
         memory_bytes: 1 << 20,
         disk: None,
+        indexes: None,
     };
     fixture_on(&store, chunks, config, gate)
 }
@@ -228,6 +229,7 @@ async fn what_is_on_disk_is_not_fetched_however_many_join() {
     let store = StoreConfig {
         memory_bytes: 0,
         disk: Some((directory.path().to_owned(), 1 << 20)),
+        indexes: None,
     };
     let config = EngineConfig {
         stream_window: 4000,
@@ -360,6 +362,7 @@ async fn reads_are_counted_by_where_they_came_from_and_how_they_failed() {
     let store = StoreConfig {
         memory_bytes: 2500,
         disk: Some((directory.path().to_owned(), 1 << 20)),
+        indexes: None,
     };
     // One worker, so that chunks come into memory in their order.
     let config = EngineConfig { workers: 1, ..BARE };

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     engine::{Engine, FileData, LayerData},
     error::{Error, Result},
-    index::{Chunk, ChunkTable, Place},
+    index::{Algorithm, Chunk, ChunkTable, Place},
     oci::{Location, Reference},
     open::{Layer, Opener, open_index},
     source::{Remembered, Repository},
@@ -155,6 +155,11 @@ impl View {
         table.chunks.get(first..first.checked_add(count)?)
     }
 
+    fn algorithm(&self, file: FileData) -> Option<Algorithm> {
+        let (_, table) = self.layers.get(usize::from(file.layer))?;
+        Some(table.algorithm)
+    }
+
     fn engine(&self, opener: &Opener) -> Result<Engine> {
         let data = self.layers.iter().map(|(layer, table)| LayerData {
             digest: layer.descriptor.digest.clone(),
@@ -274,7 +279,13 @@ impl Comparison<'_> {
             self.sides[0].chunks(first).ok_or_else(bad)?,
             self.sides[1].chunks(second).ok_or_else(bad)?,
         );
-        if let Some(same) = same_chunks(chunks.0, chunks.1) {
+        let algorithms = (
+            self.sides[0].algorithm(first),
+            self.sides[1].algorithm(second),
+        );
+        if algorithms.0 == algorithms.1
+            && let Some(same) = same_chunks(chunks.0, chunks.1)
+        {
             return Ok(same);
         }
         self.found.files_read += 1;

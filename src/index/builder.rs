@@ -272,6 +272,7 @@ impl Builder {
             table: ChunkTable {
                 chunks: self.chunks,
                 units,
+                ..ChunkTable::default()
             },
             prefetch: self.prefetch,
         })

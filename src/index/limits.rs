@@ -9,6 +9,12 @@ pub const MAX_TOC_JSON: u64 = 150 << 20;
 pub const MAX_ENTRIES: usize = 2_000_000;
 /// Chunks: 64 bytes each in memory.
 pub const MAX_CHUNKS: usize = 4_000_000;
+/// Units of a layer that was not made lazy: a terabyte at the spacing of checkpoints, or as many small gzip
+/// members as there can be files.
+pub const MAX_UNITS: usize = 1 << 20;
+/// A kept index once it is decompressed: windows of checkpoints are most of it, 12 KiB for each MiB of
+/// the layer, and 100 bytes or so for each file and chunk.
+pub const MAX_DOCUMENT: usize = 1 << 30;
 /// Path: `PATH_MAX` of Linux.
 pub const MAX_PATH: usize = 4096;
 /// One name in a path: `NAME_MAX` of Linux.

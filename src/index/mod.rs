@@ -2,14 +2,21 @@
 //!
 //! [`LayerIndex`] is the one model that every format is read into. A chunk is the unit of
 //! verification; a [`Unit`] is a run of the plain blob that decompresses on its own (a gzip member, a
-//! zstd frame, raw bytes) and holds one or more chunks. [`open()`] reads and verifies one;
+//! zstd frame, raw bytes, a stretch of a gzip stream between two checkpoints) and holds one or more
+//! chunks. [`open()`] reads and verifies one; [`build()`] makes one of a layer that has none;
 //! [`mod@write`] makes a lazy layer of a tar.
 
+use crate::codec::Checkpoints;
+
 pub mod binding;
+mod build;
 mod builder;
+mod check;
 mod chunk;
+mod document;
 mod entry;
 mod estargz;
+mod files;
 pub mod limits;
 mod open;
 mod path;
@@ -21,18 +28,20 @@ mod tests;
 
 pub use self::{
     binding::{Binding, Dialect, Position},
-    chunk::{chunk_bytes, verify},
-    open::{VerifiedIndex, open},
+    build::{Claim, KeepChunk, build},
+    chunk::{Algorithm, ChunkDigest},
+    open::{BuiltIndex, Subject, VerifiedIndex, open},
     path::clean as clean_path,
 };
 pub(crate) use self::{
+    document::parse_plain as parse_document,
     estargz::{footer, toc_json},
     open::parse,
 };
 
 /// One layer's files in the order of its tar, as an index told them. Not verified by itself: see
 /// `VerifiedIndex`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LayerIndex {
     /// Entries in the order in which they apply.
     pub entries: Vec<Entry>,
@@ -44,12 +53,17 @@ pub struct LayerIndex {
 }
 
 /// Chunks and units of one layer: what the chunk engine needs to know of it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChunkTable {
     /// Chunks of all regular files; each file has one contiguous run, ordered by file offset.
     pub chunks: Vec<Chunk>,
     /// Units ordered by offset in the plain blob.
     pub units: Vec<Unit>,
+    /// What the chunks' digests are.
+    pub algorithm: Algorithm,
+    /// How to enter units of [`Codec::Deflate`]: one for each unit, and by its number. Empty if
+    /// there are none of those.
+    pub checkpoints: Checkpoints,
 }
 
 /// Name and value of an extended attribute.
@@ -120,7 +134,8 @@ pub struct Chunk {
     pub length: u32,
     /// Where its bytes are.
     pub place: Place,
-    /// SHA-256 of the chunk's bytes (not looked at for [`Place::Zeros`]).
+    /// Digest of the chunk's bytes, of the table's [`Algorithm`] (not looked at for
+    /// [`Place::Zeros`]).
     pub digest: [u8; 32],
 }
 
@@ -138,7 +153,7 @@ pub enum Place {
     Zeros,
 }
 
-/// A run of the plain blob that decompresses on its own.
+/// A run of the plain blob that decompresses on its own, or from its checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// Offset in the plain blob (equal to the offset in the ciphertext: the cipher is CTR).
@@ -158,6 +173,10 @@ pub enum Codec {
     Zstd,
     /// Stored as it is.
     Raw,
+    /// Deflate blocks of a gzip stream, from a [`Checkpoint`](crate::codec::Checkpoint) to the next.
+    /// The first and the last byte may be shared with the neighbours, and further members follow if
+    /// one ends inside.
+    Deflate,
 }
 
 /// Largest chunk: what a 4 KiB read may cost in memory. eStargz writes 4 MiB by default.

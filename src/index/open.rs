@@ -9,6 +9,7 @@ use super::{
     Codec, LayerIndex,
     binding::{Binding, Position, SKIPPABLE_HEADER},
     builder::Builder,
+    document,
     entry::Document,
     estargz::{self, Footer},
     limits::{MAX_TOC_COMPRESSED, MAX_TOC_JSON},
@@ -20,8 +21,9 @@ use crate::{
     source::{BlobSource, BlobStream},
 };
 
-/// A layer index whose table of contents has the digest that the manifest names. Only [`open()`] makes
-/// one, so what asks for it cannot be given an index that was not checked:
+/// A layer index whose table of contents has the digest that the manifest names, or that was made of a
+/// whole layer with the right DiffID. Only [`open()`], [`build()`](super::build()) and the store of kept
+/// indexes make one, so what asks for it cannot be given an index that was not checked:
 ///
 /// ```compile_fail
 /// let forged = nacre::index::VerifiedIndex { index: nacre::index::LayerIndex::default() };
@@ -33,6 +35,28 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct VerifiedIndex {
     index: LayerIndex,
+}
+
+/// An index that was made of a whole layer, and of which layer: what is kept for the next time.
+///
+/// ```compile_fail
+/// let forged: nacre::index::BuiltIndex = nacre::index::LayerIndex::default().into();
+/// ```
+#[derive(Clone, Debug)]
+pub struct BuiltIndex {
+    index: LayerIndex,
+    subject: Subject,
+}
+
+/// Which layer an index that was made here is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// Digest of the blob.
+    pub blob: Digest,
+    /// Its size.
+    pub blob_size: u64,
+    /// Digest of the tar.
+    pub diff_id: Digest,
 }
 
 /// Reads and verifies the index of `source`, a plain blob (one that decrypts, for an encrypted layer),
@@ -206,5 +230,57 @@ impl VerifiedIndex {
     #[must_use]
     pub fn into_inner(self) -> LayerIndex {
         self.index
+    }
+}
+
+// === impl BuiltIndex ===
+
+impl BuiltIndex {
+    /// Of a layer that was read whole and has the subject's DiffID.
+    pub(super) fn new(index: LayerIndex, subject: Subject) -> Self {
+        Self { index, subject }
+    }
+
+    /// Which layer it is of.
+    #[must_use]
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// What is kept of it (docs/formats/kept-index.md).
+    #[must_use]
+    pub fn document(&self) -> Vec<u8> {
+        document::encode(&self.index, &self.subject)
+    }
+
+    /// An index out of what [`document`](Self::document) gave, for this layer and no other. Who calls
+    /// this answers for its being that document: by a seal, or a place where nobody else writes.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn reopen(document: &[u8], subject: &Subject) -> Result<Self, String> {
+        let (index, of) = document::parse(document)?;
+        if of != *subject {
+            return Err(format!("it is of layer {}, DiffID {}", of.blob, of.diff_id));
+        }
+        Ok(Self { index, subject: of })
+    }
+
+    /// The index.
+    #[must_use]
+    pub fn get(&self) -> &LayerIndex {
+        &self.index
+    }
+
+    /// The index by value.
+    #[must_use]
+    pub fn into_index(self) -> LayerIndex {
+        self.index
+    }
+}
+
+impl From<BuiltIndex> for VerifiedIndex {
+    fn from(built: BuiltIndex) -> Self {
+        Self { index: built.index }
     }
 }

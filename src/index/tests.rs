@@ -68,7 +68,7 @@ fn contents(index: &LayerIndex, blob: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
                     let packed = &blob[it.offset as usize..][..it.length as usize];
                     let plain =
                         codec::decode(it.codec, packed, needs[unit as usize] as usize).unwrap();
-                    file.extend_from_slice(chunk_bytes(&plain, chunk).unwrap());
+                    file.extend_from_slice(index.table.chunk_bytes(&plain, chunk).unwrap());
                 }
             }
         }

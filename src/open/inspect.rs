@@ -105,7 +105,11 @@ impl LayerReport {
             (Some(_), Ok(Some(binding))) => (Some(format_of(&binding)), None),
             (Some(_), Ok(None)) => (
                 None,
-                Some("no index annotation; see `nacre image convert`".to_owned()),
+                Some(
+                    "no index annotation: read whole at its first mount on a node, lazily from then \
+                     on; see `nacre image convert`"
+                        .to_owned(),
+                ),
             ),
             (Some(_), Err(error)) => (None, Some(error.to_string())),
         };

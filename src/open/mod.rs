@@ -6,6 +6,7 @@
 //! then all layers' indexes.
 
 mod inspect;
+mod ordinary;
 mod whole;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 
 pub use self::inspect::{ImageReport, LayerReport, inspect};
+pub(crate) use self::ordinary::{diff_ids, is_ordinary, ordinary};
 use self::whole::Whole;
 use crate::{
     engine::{Engine, EngineConfig, LayerData, Profile},
@@ -71,6 +73,8 @@ pub struct Layer {
     pub source: Arc<dyn BlobSource>,
     /// How its chunks are stored.
     pub space: Space,
+    /// Seals its index if one is made here, and it is encrypted.
+    pub index_seal: Option<Seal>,
     /// Opens the image's profile, if the layer is encrypted.
     pub profile_key: Option<ProfileKey>,
     /// Digest that its index must have, whatever the manifest says: whoever encrypted the layer
@@ -80,6 +84,8 @@ pub struct Layer {
 
 /// Label under which the store's keys are derived from a layer's key.
 const SEAL_LABEL: &[u8] = b"nacre store";
+/// Label under which the keys of kept indexes are.
+const INDEX_SEAL_LABEL: &[u8] = b"nacre kept index";
 
 // === impl OpenImage ===
 
@@ -99,12 +105,13 @@ impl OpenImage {
 // === impl Opener ===
 
 impl Opener {
-    /// Opens an image lazily.
+    /// Opens an image lazily. A layer without an index that the manifest vouches for is read whole if
+    /// no index of it is kept.
     ///
     /// # Errors
-    /// `Denied` by the policy or for want of a key, `Unsupported` if a layer has no index that the
-    /// manifest vouches for, `Corrupt` if an index is not the one that was signed, and what the
-    /// registry says.
+    /// `Denied` by the policy or for want of a key, `Corrupt` if an index is not the one that was
+    /// signed or a layer not what the image claims, `Unsupported` if a layer cannot be read in parts,
+    /// and what the registry says.
     pub async fn open(
         &self,
         reference: &Reference,
@@ -113,8 +120,12 @@ impl Opener {
     ) -> Result<OpenImage> {
         let repository = &Remembered::new(Arc::clone(repository));
         let grant = self.admit(reference, repository, location).await?;
-        let layers = self.layers(&grant, repository).await?;
-        let opened = try_join_all(layers.iter().map(|layer| open_index(layer, grant.class())));
+        let (layers, claims) = tokio::try_join!(
+            self.layers(&grant, repository),
+            self.claims(&grant, repository)
+        )?;
+        let open = |(number, layer)| self.open_layer(layer, number, &grant, claims.as_deref());
+        let opened = try_join_all(layers.iter().enumerate().map(open));
         let profile = self.profile(&grant, &layers, repository);
         let (opened, profile) = tokio::join!(opened, profile);
         let (mut entries, mut data) = (Vec::new(), Vec::new());
@@ -251,12 +262,19 @@ impl Opener {
                 descriptor.digest, descriptor.media_type
             ))
         })?;
+        let ordinary = is_ordinary(descriptor);
+        let blob = match ordinary {
+            // Read from first to last, it must be the blob.
+            true => Arc::new(Whole(blob)),
+            false => blob,
+        };
         if !kind.encrypted {
             return Ok(Layer {
                 descriptor: descriptor.clone(),
                 kind,
                 source: blob,
                 space: Space::Plain,
+                index_seal: None,
                 profile_key: None,
                 index_digest: None,
             });
@@ -265,7 +283,7 @@ impl Opener {
         let index_digest = key
             .index_digest()
             .map_err(|e| e.context(format!("layer {}", descriptor.digest)))?;
-        if authenticate && index_digest.is_none() {
+        if authenticate && index_digest.is_none() && !ordinary {
             // Nobody signed the manifest that names the index, and the cipher is malleable:
             // only the HMAC, over all of the layer, tells that who had the key made it.
             tracing::info!(layer = %descriptor.digest, "unsigned: read whole to check its HMAC");
@@ -283,6 +301,7 @@ impl Opener {
             kind,
             source,
             space,
+            index_seal: Some(Seal::new(&key.derive(INDEX_SEAL_LABEL))),
             profile_key: Some(ProfileKey::of(&key)),
             index_digest,
         })

@@ -7,6 +7,7 @@
 
 mod chunk;
 mod disk;
+mod indexes;
 mod memory;
 mod probe;
 mod seal;
@@ -26,10 +27,14 @@ use serde::Serialize;
 
 pub use self::{
     chunk::{ChunkId, Space, VerifiedChunk},
+    indexes::Indexes,
     seal::Seal,
 };
 use self::{disk::Disk, memory::Memory};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    index::ChunkDigest,
+};
 
 /// Bytes waiting to be written; beyond that chunks are not kept.
 const QUEUE: u64 = 32 << 20;
@@ -43,6 +48,8 @@ pub struct StoreConfig {
     pub memory_bytes: usize,
     /// Directory and bytes on disk; none keeps chunks in memory only.
     pub disk: Option<(PathBuf, u64)>,
+    /// Directory and bytes of the indexes of ordinary layers; none keeps none.
+    pub indexes: Option<(PathBuf, u64)>,
 }
 
 /// Verified chunks by name.
@@ -50,6 +57,7 @@ pub struct StoreConfig {
 pub struct Store {
     memory: Memory,
     disk: Option<DiskHalf>,
+    indexes: Option<Indexes>,
     counters: Arc<Counters>,
 }
 
@@ -132,16 +140,19 @@ impl Store {
                 &counters,
             )?),
         };
+        let indexes = config.indexes.as_ref();
+        let indexes = indexes.map(|(directory, capacity)| Indexes::open(directory, *capacity));
         Ok(Self {
             memory: Memory::new(config.memory_bytes),
             disk,
+            indexes: indexes.transpose()?,
             counters,
         })
     }
 
     /// A chunk from memory; never blocks on a disk.
     #[must_use]
-    pub fn get_memory(&self, space: &Space, digest: &[u8; 32]) -> Option<VerifiedChunk> {
+    pub fn get_memory(&self, space: &Space, digest: &ChunkDigest) -> Option<VerifiedChunk> {
         let chunk = self.memory.get(&space.id(digest))?;
         self.counters.memory_hits.fetch_add(1, Ordering::Relaxed);
         Some(chunk)
@@ -150,7 +161,7 @@ impl Store {
     /// A chunk from memory or disk; blocks on the disk. A record on disk that is not the chunk is
     /// forgotten and counted.
     #[must_use]
-    pub fn get(&self, space: &Space, digest: &[u8; 32]) -> Option<VerifiedChunk> {
+    pub fn get(&self, space: &Space, digest: &ChunkDigest) -> Option<VerifiedChunk> {
         let found = self
             .get_memory(space, digest)
             .or_else(|| self.get_disk(space, digest));
@@ -160,7 +171,7 @@ impl Store {
         found
     }
 
-    fn get_disk(&self, space: &Space, digest: &[u8; 32]) -> Option<VerifiedChunk> {
+    fn get_disk(&self, space: &Space, digest: &ChunkDigest) -> Option<VerifiedChunk> {
         let disk = &self.disk.as_ref()?.disk;
         let id = space.id(digest);
         let record = disk.get(&id)?;
@@ -185,13 +196,13 @@ impl Store {
 
     /// Whether the chunk is in memory or, by its name, on disk.
     #[must_use]
-    pub fn contains(&self, space: &Space, digest: &[u8; 32]) -> bool {
+    pub fn contains(&self, space: &Space, digest: &ChunkDigest) -> bool {
         let id = space.id(digest);
         self.memory.contains(&id) || self.disk.as_ref().is_some_and(|d| d.disk.contains(&id))
     }
 
     /// Keeps a chunk in memory and queues it for the disk.
-    pub fn put(&self, space: &Space, digest: &[u8; 32], chunk: &VerifiedChunk) {
+    pub fn put(&self, space: &Space, digest: &ChunkDigest, chunk: &VerifiedChunk) {
         let id = space.id(digest);
         self.memory.put(id, chunk.clone());
         if let Some(disk) = &self.disk
@@ -199,6 +210,30 @@ impl Store {
         {
             self.counters.not_kept.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Keeps a chunk of a layer that is read whole: on disk, and waits for the disk if it is slow. In
+    /// memory, where readers' chunks are, only if there is no disk. Blocks.
+    pub fn put_whole(&self, space: &Space, digest: &ChunkDigest, chunk: &VerifiedChunk) {
+        let id = space.id(digest);
+        let Some(disk) = &self.disk else {
+            self.memory.put(id, chunk.clone());
+            return;
+        };
+        if disk.disk.contains(&id) || disk.write(id, chunk, space) {
+            return;
+        }
+        self.flush();
+        // Others may have filled the queue again: then the chunk is fetched when it is read.
+        if !disk.write(id, chunk, space) {
+            self.counters.not_kept.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The indexes of ordinary layers, if they are kept.
+    #[must_use]
+    pub fn indexes(&self) -> Option<&Indexes> {
+        self.indexes.as_ref()
     }
 
     /// Waits until what was put has been written.

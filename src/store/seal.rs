@@ -50,11 +50,12 @@ impl Seal {
         }))
     }
 
-    /// Keyed hash of a chunk's digest.
-    pub(super) fn name(&self, digest: &[u8; 32]) -> [u8; 32] {
+    /// Keyed hash of a chunk's digest; `label` tells digests of other algorithms from SHA-256.
+    pub(super) fn name(&self, digest: &[u8; 32], label: &[u8]) -> [u8; 32] {
         let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.0.name[..])
             .expect("HMAC takes keys of any length");
         mac.update(digest);
+        mac.update(label);
         mac.finalize().into_bytes().into()
     }
 
@@ -125,7 +126,8 @@ mod tests {
 
     #[test]
     fn names_depend_on_the_key() {
-        assert_ne!(seal(1).name(&[0; 32]), seal(2).name(&[0; 32]));
-        assert_eq!(seal(1).name(&[0; 32]), seal(1).name(&[0; 32]));
+        let name = |key: u8| seal(key).name(&[0; 32], b"");
+        assert_ne!(name(1), name(2));
+        assert_eq!(name(1), name(1));
     }
 }

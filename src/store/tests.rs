@@ -1,11 +1,11 @@
-use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::index::Algorithm;
 
-fn chunk(byte: u8, length: usize) -> ([u8; 32], VerifiedChunk) {
+fn chunk(byte: u8, length: usize) -> (ChunkDigest, VerifiedChunk) {
     let bytes = Bytes::from(vec![byte; length]);
-    let digest = Sha256::digest(&bytes).into();
+    let digest = Algorithm::Sha256.digest(&bytes);
     (
         digest,
         VerifiedChunk::check(bytes, &digest).expect("its own digest"),
@@ -20,6 +20,7 @@ fn on_disk(directory: &std::path::Path) -> StoreConfig {
     StoreConfig {
         memory_bytes: 0,
         disk: Some((directory.to_owned(), 1 << 20)),
+        indexes: None,
     }
 }
 
@@ -62,7 +63,7 @@ fn plaintext_of_a_sealed_chunk_never_reaches_disk() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         assert!(!bytes.windows(16).any(|w| w == [0x5a; 16]), "plaintext");
         assert!(
-            !bytes.windows(32).any(|w| w == digest),
+            !bytes.windows(32).any(|w| w == digest.bytes()),
             "digest of the plaintext"
         );
     }
@@ -95,6 +96,7 @@ fn small_chunks_in_a_burst_are_all_kept() {
     let config = StoreConfig {
         memory_bytes: 0,
         disk: Some((directory.path().to_owned(), 64 << 20)),
+        indexes: None,
     };
     let store = Store::open(&config).unwrap();
     let chunks: Vec<_> = (1..=5000)
@@ -132,6 +134,7 @@ fn serves_from_memory_when_the_disk_fails() {
     let config = StoreConfig {
         memory_bytes: 1 << 20,
         disk: Some((root.clone(), 1 << 20)),
+        indexes: None,
     };
     let store = Store::open(&config).unwrap();
     // No segment can be made any more.
@@ -154,6 +157,7 @@ fn a_chunk_from_disk_stays_in_memory() {
     let store = Store::open(&StoreConfig {
         memory_bytes: 8 << 20,
         disk,
+        indexes: None,
     })
     .unwrap();
     for _ in 0..3 {

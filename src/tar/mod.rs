@@ -254,6 +254,11 @@ impl<R: Read> TarReader<R> {
         self.global
     }
 
+    /// What is read from.
+    pub fn input(&self) -> &R {
+        &self.input
+    }
+
     /// What follows the archive (more zeros, as a rule), after `next` has given `None`.
     pub fn into_inner(self) -> R {
         self.input

@@ -2,13 +2,16 @@
 //! (`tests/data`) where there is some.
 
 use std::{
-    io::Read as _,
+    io::{Read as _, Write as _},
     path::{Path, PathBuf},
 };
 
-use flate2::read::MultiGzDecoder;
+use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
 use nacre::{
     fuzzing,
+    index::{Algorithm, Claim, build},
+    oci::Digest,
+    source::MemoryBlob,
     tar::{TarEntry, TarReader},
 };
 
@@ -27,7 +30,9 @@ pub(crate) fn parsers() -> Vec<Parser> {
         parser("estargz", fuzzing::estargz, estargz()),
         #[cfg(feature = "pgp")]
         parser("gpg", fuzzing::gpg, gpg()),
+        parser("gzip_stream", fuzzing::gzip_stream, gzip_streams()),
         parser("headers", fuzzing::headers, texts(&HEADERS)),
+        parser("kept_index", fuzzing::kept_index, kept_indexes()),
         parser("keys", fuzzing::keys, keys()),
         parser("manifest", fuzzing::manifest, texts(&MANIFESTS)),
         parser("packets", fuzzing::packets, packets()),
@@ -37,6 +42,44 @@ pub(crate) fn parsers() -> Vec<Parser> {
         parser("tar", fuzzing::tar, tars()),
         parser("toc", fuzzing::toc, tables()),
     ]
+}
+
+/// Of one member, of several, and flushed in between.
+fn gzip_streams() -> Vec<Vec<u8>> {
+    let text = "a line of text, and another one\n".repeat(300);
+    let member = |text: &str, every: usize| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
+        for part in text.as_bytes().chunks(every) {
+            encoder.write_all(part).unwrap();
+            encoder.flush().unwrap();
+        }
+        encoder.finish().unwrap()
+    };
+    let several = [member("", 1), member(&text, 900), member("end", 9)].concat();
+    vec![member(&text, 1 << 20), member(&text, 500), several]
+}
+
+/// Of the layer that other tools packed.
+fn kept_indexes() -> Vec<Vec<u8>> {
+    let layer = read("index/layer.tar.gz");
+    let mut tar = Vec::new();
+    MultiGzDecoder::new(&layer[..])
+        .read_to_end(&mut tar)
+        .unwrap();
+    let claim = Claim {
+        compression: nacre::oci::media_type::Compression::Gzip,
+        diff_id: Digest::sha256(&tar),
+    };
+    let keep = Box::new(|bytes: bytes::Bytes| Algorithm::Blake3.digest(&bytes));
+    let blob = std::sync::Arc::new(MemoryBlob::new(layer.into()));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let document = runtime
+        .block_on(build(blob, claim, keep))
+        .unwrap()
+        .document();
+    vec![zstd::bulk::decompress(&document, 64 << 20).unwrap()]
 }
 
 fn data(name: &str) -> PathBuf {

@@ -87,6 +87,17 @@ pub fn ordinary(files: &[(&str, &[u8])]) -> ToyLayer {
     }
 }
 
+/// An ordinary layer of files, as gzip.
+pub fn gzipped(files: &[(&str, &[u8])]) -> ToyLayer {
+    let tar = tar(files);
+    let blob = super::images::gzip(&tar, 1);
+    ToyLayer {
+        descriptor: Descriptor::of(media_type::OCI_LAYER_GZIP, &blob),
+        blob: blob.into(),
+        diff_id: Digest::sha256(&tar),
+    }
+}
+
 /// The bytes of an image's configuration and manifest.
 pub fn documents(layers: &[ToyLayer]) -> (Vec<u8>, Vec<u8>) {
     let diff_ids: Vec<_> = layers.iter().map(|it| it.diff_id.to_string()).collect();
@@ -198,6 +209,7 @@ impl Node {
         let store = StoreConfig {
             memory_bytes: 1 << 20,
             disk: Some((self.path("store"), 64 << 20)),
+            indexes: Some((self.path("indexes"), 16 << 20)),
         };
         ImagesConfig {
             root: self.path("state"),

@@ -8,6 +8,7 @@ use futures::future::{BoxFuture, try_join_all};
 use super::{
     Shared,
     config::Confirm,
+    findings::Finding,
     image::{Image, ImageLayer, OpenLayer, Rules, lazy_count},
     keep::Record,
     kept::{Kept, Mode},
@@ -89,7 +90,13 @@ async fn with(
     let opener = opener(shared, policy, &grant)?;
     let opened = opener.lowest_layers(&grant, &**kept, lazy).await;
     let opened = opened.map_err(name)?;
-    let indexes = try_join_all(opened.iter().map(|it| open_index(kept, it, grant.class())));
+    let opening = opened.iter().zip(&layers);
+    let indexes = try_join_all(opening.map(|(open, layer)| async {
+        if layer.is_indexed_here() {
+            return index_here(shared, open, layer).await;
+        }
+        open_index(kept, open, grant.class()).await
+    }));
     let profile = opener.profile(&grant, &opened, &**kept);
     let (indexes, profile) = tokio::join!(indexes, profile);
     let indexes: Vec<LayerIndex> = indexes.map_err(name)?;
@@ -169,6 +176,21 @@ async fn admit(
         )));
     }
     Ok(grant)
+}
+
+/// Opens the index of a layer that has none of its own: the kept one, or it is read whole. Either way
+/// it has been confirmed.
+pub(super) async fn index_here(
+    shared: &Shared,
+    open: &open::Layer,
+    layer: &ImageLayer,
+) -> Result<LayerIndex> {
+    let index = open::ordinary(&shared.config.store, open, &layer.diff_id).await?;
+    let subject = layer.subject();
+    if shared.findings.of(&subject).is_none() {
+        shared.findings.add(&subject, Finding::Confirmed)?;
+    }
+    Ok(index)
 }
 
 /// Opens a layer's index, from what is kept if that serves.

@@ -18,7 +18,7 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     codec,
     error::{Error, Kind, Result},
-    index::{Entry, EntryKind, LayerIndex, clean_path, verify},
+    index::{Entry, EntryKind, LayerIndex, clean_path},
     oci::{Digest, Hasher, media_type::Compression},
     source::BlobSource,
     tar::{TarEntry, TarKind, TarReader},
@@ -143,7 +143,7 @@ fn files<R: Read>(tar: &mut TarReader<R>, index: &LayerIndex) -> Result<Option<S
                 let mut bytes = vec![0; chunk.length as usize];
                 tar.read_exact(&mut bytes)
                     .map_err(|e| Error::invalid("layer cannot be decoded").with_source(e))?;
-                if !verify(chunk, &bytes) {
+                if !index.table.verify(chunk, &bytes) {
                     return differs("content");
                 }
             }

@@ -128,7 +128,7 @@ pub(super) async fn confirm(shared: &Shared, image: &Image, number: usize) -> Re
     let opener = admit::opener(shared, policy, &image.grant)?;
     let direct = image.repository.direct();
     let whole = opener.whole_layer(&layer.descriptor, &**direct).await?;
-    let index = index_of(image, number).await?;
+    let index = index_of(shared, image, number).await?;
     let rate = shared.config.confirm_rate;
     let diff_id = layer.diff_id.clone();
     match check(whole.source, whole.kind.compression, diff_id, index, rate).await? {
@@ -167,10 +167,14 @@ pub(super) async fn confirm(shared: &Shared, image: &Image, number: usize) -> Re
 }
 
 /// Opens a layer's index once more, from what is kept if that serves.
-pub(super) async fn index_of(image: &Image, number: usize) -> Result<LayerIndex> {
-    let opened = image.layers[number].open.as_ref().ok_or_else(|| {
-        let digest = &image.layers[number].descriptor.digest;
+pub(super) async fn index_of(shared: &Shared, image: &Image, number: usize) -> Result<LayerIndex> {
+    let layer = &image.layers[number];
+    let opened = layer.open.as_ref().ok_or_else(|| {
+        let digest = &layer.descriptor.digest;
         Error::internal(format!("layer {digest} is not lazy"))
     })?;
+    if layer.is_indexed_here() {
+        return admit::index_here(shared, &opened.layer, layer).await;
+    }
     admit::open_index(&image.repository, &opened.layer, image.grant.class()).await
 }

@@ -15,10 +15,10 @@ use crate::{
     engine::Profile,
     error::{Error, Result},
     index::{Binding, LayerIndex},
-    oci::{Descriptor, Digest, ImageConfig, media_type},
+    oci::{Descriptor, Digest, media_type},
     open,
     snapshotter::lazy::{Evidence, LayerRequest, Verdict},
-    source::{Repository, read_verified},
+    source::Repository,
     trust::{Class, Grant},
 };
 
@@ -72,9 +72,6 @@ pub(super) struct Rules<'a> {
     /// So many are lazy even if they are small: they have been before.
     pub(super) at_least: usize,
 }
-
-/// Largest image configuration that is read.
-const MAX_CONFIG: u64 = 8 << 20;
 
 // === impl Image ===
 
@@ -206,19 +203,8 @@ impl ImageLayer {
     /// `Invalid` if the configuration does not fit the manifest, `Corrupt` if it is not the one that
     /// the manifest names, and what the registry says.
     pub(super) async fn all(grant: &Grant, repository: &dyn Repository) -> Result<Vec<Self>> {
-        let descriptor = &grant.manifest().config;
-        let raw = read_verified(repository, descriptor, MAX_CONFIG).await?;
-        let config: ImageConfig = serde_json::from_slice(&raw)
-            .map_err(|e| Error::invalid(format!("config {}: {e}", descriptor.digest)))?;
-        let (layers, diff_ids) = (&grant.manifest().layers, config.rootfs.diff_ids);
-        if layers.len() != diff_ids.len() {
-            return Err(Error::invalid(format!(
-                "config {}: {} diff ids for {} layers",
-                descriptor.digest,
-                diff_ids.len(),
-                layers.len()
-            )));
-        }
+        let diff_ids = open::diff_ids(grant, repository).await?;
+        let layers = &grant.manifest().layers;
         let chain_ids = chain_ids(&diff_ids);
         let layers = layers.iter().zip(diff_ids).zip(chain_ids);
         layers
@@ -245,10 +231,19 @@ impl ImageLayer {
         media_type::layer_kind(&self.descriptor.media_type).is_some_and(|kind| kind.encrypted)
     }
 
+    /// Whether its index is made here, while it is read whole and verified. That is for layers that
+    /// containerd cannot unpack itself.
+    pub(super) fn is_indexed_here(&self) -> bool {
+        self.index.is_none() && self.is_encrypted()
+    }
+
     fn reason(&self, class: Class, rules: Rules<'_>) -> Option<String> {
         let digest = &self.descriptor.digest;
         if media_type::layer_kind(&self.descriptor.media_type).is_none() {
             return Some(format!("layer {digest}: not a tar layer"));
+        }
+        if self.is_indexed_here() {
+            return None;
         }
         if self.index.is_none() {
             return Some(format!(
@@ -373,6 +368,10 @@ mod tests {
         assert_eq!(count(&[big, bare, big], PlainSigned, 3), 1);
         assert_eq!(count(&[secret, secret], EncryptedSigned, 0), 2);
         assert_eq!(count(&[secret, secret], EncryptedUnsigned, 0), 0);
+        let ordinary = (50, true, false);
+        assert_eq!(count(&[ordinary, secret], EncryptedSigned, 0), 2);
+        assert_eq!(count(&[ordinary, ordinary], EncryptedUnsigned, 0), 2);
+        assert_eq!(count(&[ordinary, secret], EncryptedUnsigned, 0), 1);
         assert_eq!(count(&[big, big], PlainUnsigned, 0), 0);
     }
 

@@ -176,7 +176,7 @@ impl Shared {
             });
             match held {
                 Some(index) => Ok(index),
-                None => confirm::index_of(image, it).await,
+                None => confirm::index_of(self, image, it).await,
             }
         });
         let indexes = try_join_all(indexes).await?;
