@@ -260,13 +260,13 @@ async fn fetch(repository: &dyn Repository, location: &Location) -> Result<RawMa
 }
 
 /// A `sigstoreSigned` requirement and how it stands.
-struct Demand<'a> {
+pub(super) struct Demand<'a> {
     signer: &'a Signer,
     identity: &'a SignedIdentity,
     /// The index that has to be signed itself.
     index: Option<&'a Digest>,
-    met: Option<Evidence>,
-    reasons: Vec<String>,
+    pub(super) met: Option<Evidence>,
+    pub(super) reasons: Vec<String>,
 }
 
 /// Holds the image against all requirements; gives the signatures that met them. Signatures are
@@ -284,22 +284,21 @@ async fn evaluate(
             Requirement::InsecureAcceptAnything
             | Requirement::Encrypted
             | Requirement::DigestPin
+            | Requirement::AllowUnsignedLayerIndex
             | Requirement::Attestation(_) => {}
             Requirement::Reject => return Err(Error::internal("reject was not evaluated first")),
             Requirement::SigstoreSigned {
                 signer,
                 identity,
                 unsigned_index,
-            } => demands.push(Demand {
+            } => demands.push(Demand::of(
                 signer,
                 identity,
-                index: match (&resolved.index, unsigned_index) {
+                match (&resolved.index, unsigned_index) {
                     (Some(index), false) => Some(&index.digest),
                     _ => None,
                 },
-                met: None,
-                reasons: Vec::new(),
-            }),
+            )),
         }
     }
     let failure = if demands.is_empty() {
@@ -427,9 +426,23 @@ const ON_MANIFEST: &str =
 
 // === impl Demand ===
 
-impl Demand<'_> {
+impl<'a> Demand<'a> {
+    pub(super) fn of(
+        signer: &'a Signer,
+        identity: &'a SignedIdentity,
+        index: Option<&'a Digest>,
+    ) -> Self {
+        Self {
+            signer,
+            identity,
+            index,
+            met: None,
+            reasons: Vec::new(),
+        }
+    }
+
     /// Takes the first of `candidates` that serves, unless one was found before.
-    fn try_all(&mut self, candidates: &[Candidate], asked: &Reference) {
+    pub(super) fn try_all(&mut self, candidates: &[Candidate], asked: &Reference) {
         for candidate in candidates {
             if self.met.is_some() {
                 return;

@@ -330,6 +330,11 @@ impl Candidate {
         })
     }
 
+    /// Gives the manifest that it is attached to, where only the digest was known so far.
+    pub(super) fn is_about(&mut self, subject: &RawManifest) {
+        self.subject = subject.clone();
+    }
+
     /// Whether `signer` made the signature; what it is about is not looked at yet.
     fn proof(&self, content: &Content, signer: &Signer) -> Result<Proof, String> {
         match signer {

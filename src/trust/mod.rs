@@ -26,6 +26,7 @@ mod signer;
 pub mod sigstore;
 #[cfg(test)]
 mod tests;
+mod vouch;
 
 pub use self::{
     admit::{Request, admit},
@@ -37,4 +38,5 @@ pub use self::{
     key::{KeyKind, PublicKey},
     policy::{Origin, Policy, PolicyReport, Requirement, default_policy_paths},
     signer::{Log, Signer},
+    vouch::{Vouched, Vouching, vouch},
 };
