@@ -2,6 +2,7 @@
 
 mod convert;
 mod diff;
+mod index;
 mod sign;
 mod transfer;
 
@@ -10,6 +11,7 @@ use clap::Subcommand;
 use self::{
     convert::Convert,
     diff::Diff,
+    index::Index,
     sign::{Keygen, Sign},
     transfer::{Copy, Decrypt, Encrypt, Rewrap},
 };
@@ -33,6 +35,9 @@ pub(super) enum Image {
     Diff(Diff),
     /// Sign an image with a private key, as cosign does (`sha256-HEX.sig`).
     Sign(Sign),
+    /// Make an index of an ordinary image's layers and attach it, so that mounts are lazy; the image
+    /// stays as it is.
+    Index(Index),
     /// Make a key pair to sign with.
     Keygen(Keygen),
     /// Record what a start reads, and attach it to the image, so that it is fetched ahead.
@@ -52,6 +57,7 @@ impl Image {
             Image::Rewrap(rewrap) => rewrap.run(output).await,
             Image::Diff(diff) => diff.run(output).await,
             Image::Sign(sign) => sign.run(output).await,
+            Image::Index(index) => index.run(output).await,
             Image::Keygen(keygen) => keygen.run(output),
             Image::Profile(profile) => profile.run(output).await,
         }
