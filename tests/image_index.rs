@@ -135,11 +135,11 @@ async fn a_dry_run_attaches_nothing_and_lazy_images_need_nothing() {
     }
     registry.forget_requests();
     let policy = policy.display().to_string();
-    let shown = run(
-        home.path(),
-        ["ls", &image.reference, "/", "--policy", &policy],
-    )
-    .text();
+    // A store of its own, so that nothing is kept from elsewhere.
+    let store = home.path().join("store").display().to_string();
+    let ls = ["ls", &image.reference, "/", "--store", &store];
+    let signed = [&ls[..], &["--policy", &policy]].concat();
+    let shown = run(home.path(), signed).text();
     assert!(shown.contains('a') && shown.contains('c'), "{shown}");
     let layer = image.layers[1].descriptor.digest.to_string();
     let lines = registry.lines();
@@ -147,7 +147,7 @@ async fn a_dry_run_attaches_nothing_and_lazy_images_need_nothing() {
     let listings = lines.iter().filter(|it| it.contains("/referrers/")).count();
     assert!(listings <= 2, "of the image and of the index: {lines:#?}");
     // Where nobody has to sign, nobody vouches, and the layer is read.
-    let words = [&["ls", &image.reference, "/"][..], &ANYTHING].concat();
+    let words = [&ls[..], &ANYTHING].concat();
     run(home.path(), words).ok();
     let lines = registry.lines();
     assert!(lines.iter().any(|it| it.contains(&layer)), "{lines:#?}");
