@@ -63,6 +63,29 @@ pub fn kept_index(document: &[u8]) -> usize {
     })
 }
 
+/// Bytes of the layer whose indexes are the samples (`tests/data/index/layer.tar.gz`).
+const SAMPLE: u64 = 18_515;
+
+/// An index that is attached to an image: its tables, and one table before its compression.
+pub fn nacre_index(bytes: &[u8]) -> usize {
+    let tables = index::nacre::layers_of(bytes).unwrap_or_default();
+    let table = index::nacre::parse_table(bytes, SAMPLE).map_or(0, |index| {
+        assert_eq!(index.check(SAMPLE), Ok(()));
+        let table = &index.table;
+        index.entries.len() + table.chunks.len() + table.units.len()
+    });
+    tables + table
+}
+
+/// A zTOC of SOCI.
+pub fn ztoc(bytes: &[u8]) -> usize {
+    index::parse_ztoc(bytes, SAMPLE).map_or(0, |index| {
+        assert_eq!(index.check(SAMPLE), Ok(()));
+        let table = &index.table;
+        index.entries.len() + table.units.len()
+    })
+}
+
 /// A gzip stream: what it gives from first to last, and again from each of its checkpoints.
 pub fn gzip_stream(blob: &[u8]) -> usize {
     // The format cannot expand by more.

@@ -22,6 +22,7 @@ use nacre::{
 };
 use support::{
     pipeline::tool,
+    program::run,
     registry::{FakeRegistry, Fault},
     toy::{Gated, Node, ToyImage, ToyLayer, gzipped, lazy, ordinary, put},
 };
@@ -256,6 +257,54 @@ async fn above_an_unpacked_layer_all_are_unpacked() {
     assert!(why.contains("above one that is unpacked"), "{why}");
     let lower = images.lower(&found).await.unwrap();
     assert_eq!(node.front_end.names(&lower), ["base", "low"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ordinary_layers_are_lazy_by_an_attached_index_that_is_signed() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let plain = ordinary(&[("plain", &[b'p'; 9000])]);
+    let image = signed(&node, &registry, "app", &[base(), plain, top()]).await;
+    let home = tempfile::tempdir().unwrap();
+    let anything = ["--insecure-policy", "accept-anything"];
+    let words = [
+        &["--json", "image", "index", &image.reference][..],
+        &anything,
+    ]
+    .concat();
+    let made = run(home.path(), words).json();
+    let index: Digest = made["index"].as_str().unwrap().parse().unwrap();
+    // Nobody vouches for it.
+    let images = node.images();
+    let why = why_unpacked(&images, &image, 1).await;
+    assert!(why.contains("no index"), "{why}");
+    images.settled().await;
+    drop(images);
+
+    node.sign(&image.reference, &index).await;
+    let images = node.images();
+    let found = evidence(&images, &image, 1).await;
+    assert_eq!(found.index, Some(index));
+    let lower = images
+        .lower(&evidence(&images, &image, 2).await)
+        .await
+        .unwrap();
+    assert_eq!(
+        node.front_end.names(&lower),
+        ["base", "low", "plain", "top"]
+    );
+    assert_eq!(
+        node.front_end.read(&lower, "plain").unwrap(),
+        [b'p'; 9000][..]
+    );
+    // It is held against the whole layer like any other.
+    images.settled().await;
+    let snapshot = images.snapshot();
+    assert_eq!((snapshot.confirmed, snapshot.poisoned), (3, 0));
+    drop(images);
+    // After a restart it still is.
+    let images = node.images();
+    let lower = images.lower(&found).await.unwrap();
+    assert_eq!(node.front_end.names(&lower), ["base", "low", "plain"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

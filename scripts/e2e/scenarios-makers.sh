@@ -374,9 +374,181 @@ scenario_the_same_bytes_twice() {
     nacre image copy "oci:$name/convert:1" "oci:$name/copy:1"
     nacre image copy "oci:$name/convert:1" "docker-archive:$name/archive.tar:a:1"
     nacre image decrypt "oci:$here/e:1" "oci:$name/decrypt:1" --decryption-key "$work/keys/one.pem"
+    nacre image copy "oci:$work/plain:1" "oci:$name/index:1"
+    nacre image index "oci:$name/index:1" --insecure-policy accept-anything
   done
   diff -r "$here/first" "$here/below/second"
   # What is encrypted is random, and must be.
   nacre image encrypt "oci:$work/estargz:1" "oci:$here/e2:1" --recipient "jwe:$work/keys/one.pub"
   ! cmp <(manifest_of "$here/e") <(manifest_of "$here/e2")
+}
+
+# What an image's layers have together, and what a mount of it that reads one small file fetches.
+fetched_of() {
+  local image=$1
+  shift
+  [ "$(id -u)" -eq 0 ] || skip "mounting needs root"
+  [ -e /dev/fuse ] || skip "there is no /dev/fuse"
+  mkdir -p "$here/mnt"
+  rm -rf "$here/store-little"
+  nacre mount --daemon "$image" "$here/mnt" --store "$here/store-little" --stats "$here/stats" "$@"
+  cat "$here/mnt/etc/greeting"
+  nacre umount "$here/mnt"
+  jq -r '"\(.bytes) of \(.image_bytes) bytes"' "$here/stats"
+}
+
+lazily() {
+  fetched_of "$@"
+  [ "$(jq '.bytes * 5 < .image_bytes' "$here/stats")" = true ]
+}
+
+read_whole() {
+  fetched_of "$@"
+  [ "$(jq '.bytes >= .image_bytes' "$here/stats")" = true ]
+}
+
+scenario_index_makes_lazy() {
+  local image
+  image=$(pushed "$work/plain" index/plain:1)
+  write_policy "$work/keys/signer.pub"
+  nacre image sign --key "$work/keys/signer.key" "$image"
+  nacre image index "$image" --policy "$here/policy.json" --key "$work/keys/signer.key"
+  lazily "$image" --policy "$here/policy.json"
+  same_mounted "$image" --policy "$here/policy.json"
+  # Nobody else sees a difference.
+  skopeo_copy "docker://$registry/index/plain:1" "oci:$here/copied:1"
+  cmp <(manifest_of "$work/plain") <(manifest_of "$here/copied")
+}
+
+scenario_index_of_encrypted() {
+  local image
+  skopeo_copy --encryption-key "jwe:$work/keys/one.pub" "oci:$work/plain:1" \
+    "docker://$registry/index/secret:1"
+  image=$registry/index/secret:1
+  write_policy "$work/keys/signer.pub"
+  nacre image sign --key "$work/keys/signer.key" "$image"
+  nacre image index "$image" --policy "$here/policy.json" --key "$work/keys/signer.key" \
+    --decryption-key "$work/keys/one.pem"
+  lazily "$image" --policy "$here/policy.json" --decryption-key "$work/keys/one.pem"
+  same_mounted "$image" --policy "$here/policy.json" --decryption-key "$work/keys/one.pem"
+}
+
+scenario_index_by_cosign() {
+  need cosign
+  local image index password=secret
+  image=$(pushed "$work/plain" index/cosigned:1)
+  (cd "$here" && cosign_alone generate-key-pair)
+  write_policy "$here/cosign.pub"
+  index=$(nacre --json image index "$image" --insecure-policy accept-anything | jq -r .index)
+  for image in "$image" "$registry/index/cosigned@$index"; do
+    cosign_alone sign --key "$here/cosign.key" --tlog-upload=false --use-signing-config=false \
+      --new-bundle-format=false --yes "$image"
+  done
+  lazily "$registry/index/cosigned:1" --policy "$here/policy.json"
+  same_mounted "$registry/index/cosigned:1" --policy "$here/policy.json"
+}
+
+scenario_index_unsigned() {
+  local image
+  image=$(pushed "$work/plain" index/unsigned:1)
+  write_policy "$work/keys/signer.pub"
+  nacre image sign --key "$work/keys/signer.key" "$image"
+  nacre image index "$image" --policy "$here/policy.json"
+  read_whole "$image" --policy "$here/policy.json"
+  same_mounted "$image" --policy "$here/policy.json"
+  jq '.transports.docker[] += [{ type: "nacreAllowUnsignedLayerIndex" }]' "$here/policy.json" \
+    >"$here/lax.json"
+  lazily "$image" --policy "$here/lax.json"
+}
+
+# soci_layers LAYOUT: makes the zTOCs of its layers, and lists them.
+soci_layers() {
+  local layout=$1 number=0 digest kind
+  have go || skip "go is not installed"
+  [ -x "$work/soci-ztoc" ] || (cd "$repo/tests/go/soci-ztoc" && go build -o "$work/soci-ztoc" .) ||
+    skip "soci-ztoc cannot be built"
+  : >"$here/ztocs"
+  manifest_of "$layout" | jq -r '.layers[] | .digest + " " + .mediaType' |
+    while read -r digest kind; do
+      number=$((number + 1))
+      "$work/soci-ztoc" "$layout/blobs/${digest/:/\/}" 1000000 "$here/ztoc$number"
+      jq -cn --arg layer "$digest" --arg kind "$kind" --arg file "$here/ztoc$number" \
+        --arg digest "sha256:$(sha256sum <"$here/ztoc$number" | cut -d' ' -f1)" \
+        --argjson size "$(stat -c %s "$here/ztoc$number")" '{
+          mediaType: "application/octet-stream", digest: $digest, size: $size,
+          annotations: { "com.amazon.soci.image-layer-digest": $layer,
+            "com.amazon.soci.image-layer-mediaType": $kind } }' >>"$here/ztocs"
+    done
+}
+
+# upload REPOSITORY FILE: a blob into the registry.
+upload() {
+  local place
+  place=$(curl --silent --fail -X POST -D - -o /dev/null "http://$registry/v2/$1/blobs/uploads/" |
+    tr -d '\r' | sed -n 's/^[Ll]ocation: //p')
+  case $place in
+    *\?*) place=$place\& ;;
+    *) place=$place? ;;
+  esac
+  curl --silent --fail -X PUT --data-binary "@$2" -H 'Content-Type: application/octet-stream' \
+    "${place}digest=sha256:$(sha256sum <"$2" | cut -d' ' -f1)"
+}
+
+# soci_index REPOSITORY VERSION [SUBJECT]: pushes the index; prints its digest.
+soci_index() {
+  local file
+  printf '{}' >"$here/empty"
+  for file in "$here/empty" "$here"/ztoc[0-9]*; do
+    upload "$1" "$file" >&2
+  done
+  jq -cn --arg kind "application/vnd.amazon.soci.index.v$2+json" --argjson subject "${3-null}" \
+    --arg empty "sha256:$(sha256sum <"$here/empty" | cut -d' ' -f1)" --slurpfile layers "$here/ztocs" '{
+      schemaVersion: 2, mediaType: "application/vnd.oci.image.manifest.v1+json", artifactType: $kind,
+      config: { mediaType: $kind, digest: $empty, size: 2 }, layers: $layers }
+      + if $subject then { subject: $subject } else {} end' >"$here/soci.json"
+  curl --silent --fail -X PUT --data-binary "@$here/soci.json" \
+    -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' \
+    "http://$registry/v2/$1/manifests/sha256:$(sha256sum <"$here/soci.json" | cut -d' ' -f1)" >&2
+  echo "sha256:$(sha256sum <"$here/soci.json" | cut -d' ' -f1)"
+}
+
+# The image's manifest names the index.
+scenario_soci_v2() {
+  local index
+  soci_layers "$work/plain"
+  pushed "$work/plain" soci/two:plain >/dev/null
+  index=$(soci_index soci/two 2)
+  manifest_of "$work/plain" | jq -c --arg index "$index" \
+    '.annotations["com.amazon.soci.index-digest"] = $index' >"$here/image.json"
+  curl --silent --fail -X PUT --data-binary "@$here/image.json" \
+    -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' \
+    "http://$registry/v2/soci/two/manifests/1"
+  lazily "$registry/soci/two:1" --insecure-policy accept-anything
+  same_mounted "$registry/soci/two:1" --insecure-policy accept-anything
+}
+
+# It is attached, and believed only where the policy says so.
+scenario_soci_v1() {
+  local image subject digest
+  soci_layers "$work/plain"
+  image=$(pushed "$work/plain" soci/one:1)
+  write_policy "$work/keys/signer.pub"
+  nacre image sign --key "$work/keys/signer.key" "$image"
+  digest=${image#*@}
+  subject=$(jq -cn --arg digest "$digest" --argjson size "$(manifest_of "$work/plain" | wc -c)" '{
+    mediaType: "application/vnd.oci.image.manifest.v1+json", digest: $digest, size: $size }')
+  soci_index soci/one 1 "$subject" >"$here/index-digest"
+  # This registry has no referrers API: SOCI and we write the tag.
+  jq -cn --arg digest "$(cat "$here/index-digest")" --argjson size "$(stat -c %s "$here/soci.json")" '{
+    schemaVersion: 2, mediaType: "application/vnd.oci.image.index.v1+json", manifests: [{
+      mediaType: "application/vnd.oci.image.manifest.v1+json", digest: $digest, size: $size,
+      artifactType: "application/vnd.amazon.soci.index.v1+json" }] }' >"$here/list.json"
+  curl --silent --fail -X PUT --data-binary "@$here/list.json" \
+    -H 'Content-Type: application/vnd.oci.image.index.v1+json' \
+    "http://$registry/v2/soci/one/manifests/${digest/:/-}"
+  read_whole "$image" --policy "$here/policy.json"
+  jq '.transports.docker[] += [{ type: "nacreAllowUnsignedLayerIndex" }]' "$here/policy.json" \
+    >"$here/lax.json"
+  lazily "$image" --policy "$here/lax.json"
+  same_mounted "$image" --policy "$here/lax.json"
 }

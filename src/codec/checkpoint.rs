@@ -1,7 +1,13 @@
 //! Places where a gzip stream can be entered: between two deflate blocks, with the 32 KiB that lie
 //! before them.
 
-use std::ops::Range;
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
+
+use futures::future::BoxFuture;
 
 use crate::error::{Error, Result};
 
@@ -14,8 +20,9 @@ pub struct Checkpoint {
     pub bits: u8,
     /// Offset in the decompressed stream of the block's first byte.
     pub plain: u64,
-    /// What lies before it in the decompressed stream, zstd; empty if nothing of it is needed.
-    window: Box<[u8]>,
+    /// What lies before it in the decompressed stream, zstd; empty if nothing of it is needed, unset
+    /// as long as it is somewhere else.
+    window: OnceLock<Box<[u8]>>,
 }
 
 /// All checkpoints of a gzip stream. Between one and the next lies a run, which is a
@@ -26,7 +33,27 @@ pub struct Checkpoints {
     pub list: Vec<Checkpoint>,
     /// Bytes of the whole decompressed stream.
     pub plain_size: u64,
+    /// Where windows are that are not here.
+    pub windows: Elsewhere,
 }
+
+/// Fetches the windows of checkpoints.
+pub trait WindowSource: Send + Sync + fmt::Debug {
+    /// Brings the windows of these runs to their checkpoints, if they are not there yet.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are damaged, and what the other side says.
+    fn bring<'a>(
+        &'a self,
+        checkpoints: &'a Checkpoints,
+        runs: &'a [u32],
+    ) -> BoxFuture<'a, Result<()>>;
+}
+
+/// Where windows are that are not with their checkpoints; nowhere if all are. Says nothing of what
+/// the checkpoints are, so that any two are equal.
+#[derive(Clone, Debug, Default)]
+pub struct Elsewhere(Option<Arc<dyn WindowSource>>);
 
 /// A run as the decoder wants it.
 #[derive(Clone, Copy, Debug)]
@@ -70,33 +97,84 @@ impl Checkpoint {
             offset,
             bits,
             plain,
-            window,
+            window: window.into(),
         }
     }
 
-    /// The window as one zstd frame; empty if there is none.
+    /// A checkpoint whose window is somewhere else.
+    #[must_use]
+    pub fn elsewhere(offset: u64, bits: u8, plain: u64) -> Self {
+        Self {
+            offset,
+            bits,
+            plain,
+            window: OnceLock::new(),
+        }
+    }
+
+    /// Brings the window, packed; for nothing if it is here.
+    pub fn bring(&self, window: Box<[u8]>) {
+        // Whoever was first brought the same.
+        let _here = self.window.set(window);
+    }
+
+    /// The window as one zstd frame; empty if there is none, or if it is somewhere else.
     #[must_use]
     pub fn packed_window(&self) -> &[u8] {
-        &self.window
+        self.window.get().map_or(&[], |it| it)
     }
 
     /// The window.
     ///
     /// # Errors
-    /// `Corrupt` if it is malformed or longer than a window can be.
+    /// `Corrupt` if it is malformed or longer than a window can be, `Internal` if it is somewhere else.
     pub fn window(&self) -> Result<Vec<u8>> {
-        if self.window.is_empty() {
+        let window = self.window.get();
+        let window = window.ok_or_else(|| {
+            Error::internal(format!(
+                "the window of the checkpoint at {} is not here",
+                self.offset
+            ))
+        })?;
+        if window.is_empty() {
             return Ok(Vec::new());
         }
-        zstd::bulk::decompress(&self.window, WINDOW).map_err(|e| {
+        zstd::bulk::decompress(window, WINDOW).map_err(|e| {
             Error::corrupt(format!("window of the checkpoint at {}", self.offset)).with_source(e)
         })
     }
 }
 
+// === impl Elsewhere ===
+
+impl From<Option<Arc<dyn WindowSource>>> for Elsewhere {
+    fn from(source: Option<Arc<dyn WindowSource>>) -> Self {
+        Self(source)
+    }
+}
+
+impl PartialEq for Elsewhere {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Elsewhere {}
+
 // === impl Checkpoints ===
 
 impl Checkpoints {
+    /// Brings the windows of these runs here, if they are somewhere else.
+    ///
+    /// # Errors
+    /// As [`WindowSource::bring`].
+    pub async fn bring(&self, runs: &[u32]) -> Result<()> {
+        match &self.windows.0 {
+            Some(source) => source.bring(self, runs).await,
+            None => Ok(()),
+        }
+    }
+
     /// The bytes of the plain blob that the run of this number is in; the last one ends with the
     /// blob, whose size is `blob`.
     #[must_use]
@@ -156,7 +234,7 @@ impl Checkpoints {
             if it.bits > 7 || it.offset >= blob || it.plain > self.plain_size {
                 return Err(format!("the checkpoint at {} is out of place", it.offset));
             }
-            if it.window.len() > MAX_PACKED_WINDOW {
+            if it.packed_window().len() > MAX_PACKED_WINDOW {
                 return Err(format!("the checkpoint at {} has no window", it.offset));
             }
         }

@@ -7,6 +7,7 @@
 //! the whole: [`Checkpoints`] of a gzip stream, frames, stretches of a tar.
 
 mod checkpoint;
+mod needed;
 mod run;
 mod unit;
 mod walk;
@@ -21,7 +22,7 @@ use crate::{
 };
 
 pub use self::{
-    checkpoint::{Checkpoint, Checkpoints, MAX_PACKED_WINDOW, WINDOW},
+    checkpoint::{Checkpoint, Checkpoints, Elsewhere, MAX_PACKED_WINDOW, WINDOW, WindowSource},
     walk::{DEFAULT_SPACING, MAX_RUN, Piece, Runs, Sink, Walk},
 };
 

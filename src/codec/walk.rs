@@ -9,6 +9,7 @@ use zstd::stream::raw::{Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 use super::{
     MAX_WINDOW_LOG,
     checkpoint::{Checkpoint, Checkpoints, WINDOW},
+    needed::Pending,
     zlib::{At, Inflate, Until, Wrapping},
 };
 use crate::{
@@ -105,6 +106,10 @@ struct Gzip {
     inflate: Inflate,
     spacing: u64,
     list: Vec<Checkpoint>,
+    /// The last of them, until it is known what of its window is needed.
+    pending: Option<Pending>,
+    /// The last byte that was taken.
+    last: u8,
     piece: Vec<u8>,
     /// The last bytes before the piece, of this member.
     tail: Vec<u8>,
@@ -127,6 +132,8 @@ impl Gzip {
             inflate: Inflate::new(Wrapping::Gzip)?,
             spacing,
             list: Vec::new(),
+            pending: None,
+            last: 0,
             piece: Vec::new(),
             tail: Vec::with_capacity(2 * WINDOW),
             consumed: 0,
@@ -167,6 +174,14 @@ impl Gzip {
         let step = self.inflate.step(input, &mut self.piece, room, until)?;
         self.consumed += step.consumed as u64;
         self.produced += step.produced as u64;
+        let taken = &input[..step.consumed];
+        self.last = taken.last().copied().unwrap_or(self.last);
+        if let Some(pending) = &mut self.pending {
+            pending.push(taken);
+            if pending.is_done(self.produced) {
+                self.settle()?;
+            }
+        }
         let run = run + step.produced as u64;
         if run > MAX_RUN {
             return Err(no_entry("gzip blocks"));
@@ -190,6 +205,7 @@ impl Gzip {
             At::End => {
                 // Windows do not reach over the end of a member.
                 self.emit(sink)?;
+                self.settle()?;
                 self.state = Member::Next;
             }
             At::Boundary { .. } | At::Inside if self.piece.len() == PIECE => self.emit(sink)?,
@@ -216,10 +232,23 @@ impl Gzip {
 
     /// A checkpoint here; `unused` bits of the last byte belong to what follows.
     fn add(&mut self, unused: u8, window: &[u8]) -> Result<()> {
+        self.settle()?;
         let bits = (8 - unused) % 8;
         let offset = self.consumed - u64::from(unused > 0);
+        // Until it is settled it has none.
         self.list
-            .push(Checkpoint::new(offset, bits, self.produced, window)?);
+            .push(Checkpoint::new(offset, bits, self.produced, &[])?);
+        if !window.is_empty() {
+            self.pending = Some(Pending::new(window, bits, self.last, self.produced));
+        }
+        Ok(())
+    }
+
+    /// Gives the last checkpoint what it needs of its window.
+    fn settle(&mut self) -> Result<()> {
+        if let (Some(pending), Some(last)) = (self.pending.take(), self.list.last_mut()) {
+            *last = Checkpoint::new(last.offset, last.bits, last.plain, &pending.window()?)?;
+        }
         Ok(())
     }
 
@@ -232,6 +261,7 @@ impl Gzip {
         let checkpoints = Checkpoints {
             list: self.list,
             plain_size: self.produced,
+            ..Checkpoints::default()
         };
         let mut units = Vec::with_capacity(checkpoints.list.len());
         for run in 0..checkpoints.list.len() {

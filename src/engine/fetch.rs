@@ -3,12 +3,15 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::try_join, stream};
 use tokio::sync::oneshot;
 
 use super::{
@@ -21,7 +24,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    index::{Chunk, ChunkDigest, ChunkTable, Place},
+    index::{Algorithm, Chunk, ChunkDigest, ChunkTable, Place},
     source::{BlobSource, PlacedStream},
     store::VerifiedChunk,
 };
@@ -102,7 +105,8 @@ impl Shared {
         let mut missing = Vec::new();
         loop {
             while let Some(chunk) = self.flights.awaited(number, unit, &missing) {
-                match self.store.get(&layer.data.space, &layer.digest(chunk)) {
+                let digest = layer.digest(chunk);
+                match digest.and_then(|it| self.store.get(&layer.data.space, &it)) {
                     Some(kept) => {
                         let waiters = self.flights.leave(number, unit, chunk);
                         waiters
@@ -161,8 +165,9 @@ impl Shared {
             match result {
                 Ok(verified) => {
                     Counters::add(&self.counters.chunks, 1);
-                    let digest = layer.digest(*chunk);
-                    self.store.put(&layer.data.space, &digest, verified);
+                    if let Some(digest) = layer.digest(*chunk) {
+                        self.store.put(&layer.data.space, &digest, verified);
+                    }
                 }
                 Err(_) => Counters::add(&self.counters.mismatches, 1),
             }
@@ -191,11 +196,10 @@ impl Shared {
     /// Whether the unit's first chunk is kept. The others usually are too; if not, a read fetches
     /// them.
     fn is_kept(&self, layer: &Layer, unit: u32) -> bool {
-        layer
-            .by_unit
-            .chunks(unit)
-            .first()
-            .is_none_or(|&chunk| self.store.contains(&layer.data.space, &layer.digest(chunk)))
+        layer.by_unit.chunks(unit).first().is_none_or(|&chunk| {
+            let digest = layer.digest(chunk);
+            digest.is_some_and(|it| self.store.contains(&layer.data.space, &it))
+        })
     }
 
     /// Sends one request for each extent; gives how many bytes they are for.
@@ -269,47 +273,69 @@ impl Shared {
     ) -> Result<()> {
         let data = &self.layers[usize::from(layer)].data;
         let ranges = arriving.ranges().to_vec();
-        let begin = Instant::now();
-        let mut first = None;
-        let mut rest = 0;
-        let mut left: u64 = ranges.iter().map(|run| run.end - run.start).sum();
-        let mut pieces = if again {
-            elsewhere(&*data.source, ranges).await?
-        } else {
-            data.source.read_ranges(ranges).await?
+        // What units need besides is asked for at the same time. The extent is read on meanwhile:
+        // who holds a connection must not wait for another one.
+        let units: Vec<u32> = arriving.missing().collect();
+        let ready = AtomicBool::new(false);
+        let windows = async {
+            data.table.checkpoints.bring(&units).await?;
+            ready.store(true, Ordering::Relaxed);
+            Ok(())
         };
-        while let Some(piece) = pieces.next().await {
-            let (at, piece) = piece?;
-            match first {
-                None => first = Some(Instant::now()),
-                Some(_) => rest += piece.len() as u64,
-            }
-            arriving.push(at, &piece);
-            left = left.saturating_sub(piece.len() as u64);
-            if left <= self.pace.in_flight() {
-                // Nobody listens any more if the engine ends.
-                let _ = nearly.take().map(|it| it.send(()));
-            }
-            while let Some((unit, compressed)) = arriving.whole_unit(&data.table) {
-                let task = Task::Decode {
-                    layer,
-                    unit,
-                    compressed,
-                    again,
-                };
-                if self.flights.is_wanted(layer, unit) {
-                    queues.send(task);
-                } else {
-                    queues.send_later(task);
+        let reading = async {
+            let begin = Instant::now();
+            let mut first = None;
+            let mut rest = 0;
+            let mut left: u64 = ranges.iter().map(|run| run.end - run.start).sum();
+            let mut pieces = if again {
+                elsewhere(&*data.source, ranges).await?
+            } else {
+                data.source.read_ranges(ranges).await?
+            };
+            while let Some(piece) = pieces.next().await {
+                let (at, piece) = piece?;
+                match first {
+                    None => first = Some(Instant::now()),
+                    Some(_) => rest += piece.len() as u64,
+                }
+                arriving.push(at, &piece);
+                left = left.saturating_sub(piece.len() as u64);
+                if left <= self.pace.in_flight() {
+                    // Nobody listens any more if the engine ends.
+                    let _ = nearly.take().map(|it| it.send(()));
+                }
+                if ready.load(Ordering::Relaxed) {
+                    self.hand_over(queues, layer, arriving, again);
                 }
             }
-        }
-        if let Some(first) = first {
-            self.pace.note(first - begin, rest, first.elapsed());
-        }
+            if let Some(first) = first {
+                self.pace.note(first - begin, rest, first.elapsed());
+            }
+            Ok::<_, Error>(())
+        };
+        try_join(windows, reading).await?;
+        self.hand_over(queues, layer, arriving, again);
         match arriving.missing().next() {
             None => Ok(()),
             Some(unit) => Err(Error::unavailable(format!("unit {unit}: answer cut off"))),
+        }
+    }
+
+    /// Has the units decoded that are whole.
+    fn hand_over(&self, queues: &Queues, layer: u16, arriving: &mut Arriving, again: bool) {
+        let table = &self.layers[usize::from(layer)].data.table;
+        while let Some((unit, compressed)) = arriving.whole_unit(table) {
+            let task = Task::Decode {
+                layer,
+                unit,
+                compressed,
+                again,
+            };
+            if self.flights.is_wanted(layer, unit) {
+                queues.send(task);
+            } else {
+                queues.send_later(task);
+            }
         }
     }
 }
@@ -340,9 +366,32 @@ fn units_of(table: &ChunkTable, file: FileData, range: &Range<u64>) -> Vec<u32> 
 }
 
 impl Layer {
-    fn digest(&self, chunk: u32) -> ChunkDigest {
+    /// The chunk's digest; none if it is still to be learnt.
+    pub(super) fn digest(&self, chunk: u32) -> Option<ChunkDigest> {
         let table = &self.data.table;
-        table.digest(&table.chunks[chunk as usize])
+        match table.spans.is_empty() {
+            true => Some(table.digest(&table.chunks[chunk as usize])),
+            false => self.learnt.get(chunk as usize)?.get().copied(),
+        }
+    }
+
+    /// A chunk's bytes, checked; of a unit that has been verified itself, the digest is learnt.
+    fn check(&self, chunk: u32, bytes: Bytes) -> Option<VerifiedChunk> {
+        if let Some(digest) = self.digest(chunk) {
+            return VerifiedChunk::check(bytes, &digest);
+        }
+        let (digest, verified) = VerifiedChunk::digested(bytes, self.data.table.algorithm);
+        let learnt = self.learnt.get(chunk as usize)?;
+        (*learnt.get_or_init(|| digest) == digest).then_some(verified)
+    }
+
+    /// Whether the bytes of a unit are what was signed, if that is known before they are decoded.
+    fn is_span(&self, unit: u32, compressed: &[u8]) -> bool {
+        let spans = &self.data.table.spans;
+        spans.is_empty()
+            || spans
+                .get(unit as usize)
+                .is_some_and(|digest| Algorithm::Sha256.of(*digest).matches(compressed))
     }
 
     /// All chunks of a unit, each checked against its digest.
@@ -359,7 +408,11 @@ impl Layer {
             .map(|&c| end_of(chunk_of(c)))
             .max()
             .unwrap_or(0);
-        let plain = match table.decode(unit, compressed, length) {
+        let decoded = match self.is_span(unit, compressed) {
+            true => table.decode(unit, compressed, length),
+            false => Err(Error::corrupt(format!("unit {unit}: digest mismatch"))),
+        };
+        let plain = match decoded {
             Ok(plain) => Bytes::from(plain),
             Err(error) => {
                 return chunks
@@ -380,7 +433,8 @@ impl Layer {
                 } else {
                     bytes
                 };
-                let verified = VerifiedChunk::check(bytes, &table.digest(chunk))
+                let verified = self
+                    .check(index, bytes)
                     .ok_or_else(|| self.corrupt(index, "digest mismatch"));
                 (index, verified)
             })

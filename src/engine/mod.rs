@@ -45,7 +45,7 @@ pub use self::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    index::{ChunkTable, Place},
+    index::{ChunkDigest, ChunkTable, Place},
     oci::Digest,
     source::BlobSource,
     store::{Space, Store},
@@ -145,6 +145,8 @@ struct Shared {
 #[derive(Debug)]
 struct Layer {
     data: LayerData,
+    /// Digests of chunks that no index gives, by their numbers.
+    learnt: Vec<OnceLock<ChunkDigest>>,
     by_unit: ByUnit,
 }
 
@@ -184,6 +186,10 @@ impl Engine {
             .into_iter()
             .map(|data| Layer {
                 by_unit: ByUnit::new(&data.table),
+                learnt: match data.table.spans.is_empty() {
+                    true => Vec::new(),
+                    false => vec![OnceLock::new(); data.table.chunks.len()],
+                },
                 data,
             })
             .collect();
@@ -324,10 +330,9 @@ impl ReadFile for Engine {
             if chunk.place == Place::Zeros {
                 let zeros = Bytes::from(vec![0; range.len()]);
                 operation.fill(slot, zeros, ServedFrom::Memory);
-            } else if let Some(kept) = self
-                .shared
-                .store
-                .get_memory(&layer.data.space, &table.digest(chunk))
+            } else if let Some(kept) = layer
+                .digest(part.chunk)
+                .and_then(|it| self.shared.store.get_memory(&layer.data.space, &it))
             {
                 operation.fill(slot, kept.bytes().slice(range), ServedFrom::Memory);
             } else {

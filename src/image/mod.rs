@@ -10,6 +10,7 @@ pub mod decrypt;
 pub mod diff;
 mod document;
 pub mod encrypt;
+pub mod index;
 pub mod measure;
 mod mover;
 pub mod record;

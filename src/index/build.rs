@@ -16,7 +16,7 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 use super::{BuiltIndex, ChunkDigest, LayerIndex, Subject, files::Files, limits::MAX_UNITS};
 use crate::{
-    codec::{DEFAULT_SPACING, Piece, Runs, Walk},
+    codec::{Piece, Runs, Walk},
     error::{Error, Kind, Result},
     oci::{Digest, media_type::Compression},
     source::BlobSource,
@@ -34,6 +34,9 @@ pub struct Claim {
     pub compression: Compression,
     /// Digest of its tar, as the image's configuration says.
     pub diff_id: Digest,
+    /// About how many decompressed bytes lie between checkpoints:
+    /// [`DEFAULT_SPACING`](crate::codec::DEFAULT_SPACING) where nothing else is wanted.
+    pub spacing: u32,
 }
 
 /// Pieces between network and decoder, and of decoded data between decoder and the others.
@@ -69,8 +72,8 @@ async fn read(
     let (send, receive) = mpsc::channel(QUEUE);
     let (to_files, pieces) = bounded(QUEUE);
     let (to_hash, plain) = bounded(QUEUE);
-    let compression = claim.compression;
-    let decoding = spawn_blocking(move || decode(compression, receive, &to_files, &to_hash));
+    let begin = (claim.compression, claim.spacing);
+    let decoding = spawn_blocking(move || decode(begin, receive, &to_files, &to_hash));
     let hashing = spawn_blocking({
         let mut hasher = claim.diff_id.hasher();
         move || {
@@ -121,12 +124,12 @@ async fn stream(blob: &dyn BlobSource, pieces: mpsc::Sender<Bytes>) -> Result<()
 }
 
 fn decode(
-    compression: Compression,
+    (compression, spacing): (Compression, u32),
     mut blob: mpsc::Receiver<Bytes>,
     files: &Sender<Piece>,
     hash: &Sender<Bytes>,
 ) -> Result<Runs> {
-    let mut walk = Walk::new(compression, DEFAULT_SPACING)?;
+    let mut walk = Walk::new(compression, spacing)?;
     let nobody = || Error::internal("nobody takes what is decoded");
     let mut sink = |piece: Piece| {
         hash.send(piece.bytes.clone()).map_err(|_| nobody())?;

@@ -356,7 +356,7 @@ fn push_chunk(
 }
 
 /// A path may be there twice only as a directory (archives that were appended to have that).
-fn refuse_duplicates(entries: &[Entry]) -> Result<(), String> {
+pub(super) fn refuse_duplicates(entries: &[Entry]) -> Result<(), String> {
     let mut order: Vec<&Entry> = entries.iter().collect();
     order.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     for pair in order.windows(2) {

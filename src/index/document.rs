@@ -94,6 +94,7 @@ pub(crate) fn parse_plain(bytes: &[u8]) -> Result<(LayerIndex, Subject), String>
             units,
             algorithm,
             checkpoints,
+            spans: Vec::new(),
         },
         prefetch,
     };
@@ -301,7 +302,12 @@ impl<'a> Reader<'a> {
             let window = self.string(MAX_PACKED_WINDOW)?.into();
             list.push(Checkpoint::packed(unit.offset, bits, last, window));
         }
-        Ok((units, Checkpoints { list, plain_size }))
+        let checkpoints = Checkpoints {
+            list,
+            plain_size,
+            ..Checkpoints::default()
+        };
+        Ok((units, checkpoints))
     }
 
     fn chunk(&mut self) -> Result<Chunk, String> {

@@ -210,6 +210,7 @@ impl Files {
                 units: runs.units,
                 algorithm: Algorithm::Blake3,
                 checkpoints: runs.checkpoints,
+                spans: Vec::new(),
             },
             prefetch: 0,
         })

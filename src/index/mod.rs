@@ -18,8 +18,10 @@ mod entry;
 mod estargz;
 mod files;
 pub mod limits;
+pub mod nacre;
 mod open;
 mod path;
+mod soci;
 pub mod write;
 mod zstd_chunked;
 
@@ -37,6 +39,7 @@ pub(crate) use self::{
     document::parse_plain as parse_document,
     estargz::{footer, toc_json},
     open::parse,
+    soci::parse as parse_ztoc,
 };
 
 /// One layer's files in the order of its tar, as an index told them. Not verified by itself: see
@@ -64,6 +67,9 @@ pub struct ChunkTable {
     /// How to enter units of [`Codec::Deflate`]: one for each unit, and by its number. Empty if
     /// there are none of those.
     pub checkpoints: Checkpoints,
+    /// SHA-256 of each unit's bytes in the plain blob, where those are what is verified (SOCI); empty
+    /// where chunks have digests. With it, digests of chunks are learnt when a unit has been verified.
+    pub spans: Vec<[u8; 32]>,
 }
 
 /// Name and value of an extended attribute.

@@ -5,8 +5,10 @@
 //! authentication two dependent round trips, the manifest (with what the policy wants beside it) and
 //! then all layers' indexes.
 
+mod attached;
 mod inspect;
 mod ordinary;
+mod soci;
 mod whole;
 
 use std::sync::Arc;
@@ -14,12 +16,15 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 
 pub use self::inspect::{ImageReport, LayerReport, inspect};
-pub(crate) use self::ordinary::{diff_ids, is_ordinary, ordinary};
 use self::whole::Whole;
+pub(crate) use self::{
+    attached::{Attached, Search},
+    ordinary::{diff_ids, is_ordinary, ordinary},
+};
 use crate::{
     engine::{Engine, EngineConfig, LayerData, Profile},
     error::{Error, Result},
-    index::{self, Binding, LayerIndex},
+    index::{self, Binding, LayerIndex, nacre::IndexKey},
     keys::Keyring,
     oci::{Descriptor, Digest, Location, Platform, Reference, media_type},
     ocicrypt::{self, DecryptingSource},
@@ -77,6 +82,10 @@ pub struct Layer {
     pub index_seal: Option<Seal>,
     /// Opens the image's profile, if the layer is encrypted.
     pub profile_key: Option<ProfileKey>,
+    /// Opens what somebody attached to the image as the layer's index, if the layer is encrypted.
+    pub(crate) index_key: Option<IndexKey>,
+    /// What somebody attached to the image as indexes of its ordinary layers.
+    pub(crate) attached: Attached,
     /// Digest that its index must have, whatever the manifest says: whoever encrypted the layer
     /// wrapped it with the key.
     pub index_digest: Option<Digest>,
@@ -120,10 +129,13 @@ impl Opener {
     ) -> Result<OpenImage> {
         let repository = &Remembered::new(Arc::clone(repository));
         let grant = self.admit(reference, repository, location).await?;
-        let (layers, claims) = tokio::try_join!(
+        let attached = async { Ok(self.attached(&grant, repository).await) };
+        let (mut layers, claims, attached) = tokio::try_join!(
             self.layers(&grant, repository),
-            self.claims(&grant, repository)
+            self.claims(&grant, repository),
+            attached
         )?;
+        attach(&mut layers, &attached);
         let open = |(number, layer)| self.open_layer(layer, number, &grant, claims.as_deref());
         let opened = try_join_all(layers.iter().enumerate().map(open));
         let profile = self.profile(&grant, &layers, repository);
@@ -176,6 +188,17 @@ impl Opener {
             expected_digest: self.expected_digest.as_ref(),
         })
         .await
+    }
+
+    /// The indexes of the image's ordinary layers that somebody attached, as far as they are to be
+    /// believed.
+    pub(crate) async fn attached(&self, grant: &Grant, repository: &dyn Repository) -> Attached {
+        let search = Search {
+            policy: &self.policy,
+            grant,
+            repository,
+        };
+        search.find().await
     }
 
     /// The image's profile, if profiles are followed and there is one that can be read.
@@ -276,6 +299,8 @@ impl Opener {
                 space: Space::Plain,
                 index_seal: None,
                 profile_key: None,
+                index_key: None,
+                attached: Attached::default(),
                 index_digest: None,
             });
         }
@@ -303,8 +328,17 @@ impl Opener {
             space,
             index_seal: Some(Seal::new(&key.derive(INDEX_SEAL_LABEL))),
             profile_key: Some(ProfileKey::of(&key)),
+            index_key: Some(IndexKey::of(&key, &descriptor.digest)),
+            attached: Attached::default(),
             index_digest,
         })
+    }
+}
+
+/// Gives the layers what is attached to their image.
+pub(crate) fn attach(layers: &mut [Layer], attached: &Attached) {
+    for layer in layers {
+        layer.attached = attached.clone();
     }
 }
 
@@ -313,7 +347,7 @@ pub(crate) fn profile_key(layers: &[Layer]) -> Option<&ProfileKey> {
     layers.iter().find_map(|layer| layer.profile_key.as_ref())
 }
 
-/// Opens the index that the manifest names for a layer.
+/// Opens the index that the manifest names for a layer, or one that is attached to the image.
 ///
 /// # Errors
 /// `Unsupported` if there is none, `Corrupt` if it is not the one that was signed, and what the
@@ -321,6 +355,9 @@ pub(crate) fn profile_key(layers: &[Layer]) -> Option<&ProfileKey> {
 pub(crate) async fn open_index(layer: &Layer, class: Class) -> Result<LayerIndex> {
     let digest = &layer.descriptor.digest;
     let Some(binding) = Binding::of(&layer.descriptor)? else {
+        if let Some(index) = layer.attached.index(layer).await? {
+            return Ok(index);
+        }
         return Err(Error::unsupported(format!(
             "layer {digest}: no index that the manifest vouches for"
         ))

@@ -11,6 +11,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{Layer, Opener, open_index};
 use crate::{
+    codec::DEFAULT_SPACING,
     error::{Error, Result},
     index::{self, Algorithm, Binding, BuiltIndex, Claim, KeepChunk, LayerIndex, Subject},
     oci::{Descriptor, Digest, ImageConfig},
@@ -57,7 +58,7 @@ impl Opener {
     }
 }
 
-/// The index of an ordinary layer: the kept one, or a new one.
+/// The index of an ordinary layer: the kept one, one that is attached to the image, or a new one.
 ///
 /// # Errors
 /// As [`index::build`].
@@ -71,15 +72,22 @@ pub(crate) async fn ordinary(
         blob_size: layer.descriptor.size,
         diff_id: diff_id.clone(),
     };
+    if let Some(kept) = kept(store, layer, subject.clone()).await? {
+        return Ok(kept.into_index());
+    }
+    if let Some(index) = layer.attached.index(layer).await? {
+        return Ok(index);
+    }
     let _one_of_few = READING.acquire().await;
+    // Somebody else may have read it meanwhile.
     if let Some(kept) = kept(store, layer, subject).await? {
-        tracing::debug!(layer = %layer.descriptor.digest, "its kept index serves");
         return Ok(kept.into_index());
     }
     let begin = Instant::now();
     let claim = Claim {
         compression: layer.kind.compression,
         diff_id: diff_id.clone(),
+        spacing: DEFAULT_SPACING,
     };
     let keep = keep_chunk(Arc::clone(store), layer);
     let built = index::build(Arc::clone(&layer.source), claim, keep).await?;
@@ -105,7 +113,11 @@ pub(crate) async fn ordinary(
 async fn kept(store: &Arc<Store>, layer: &Layer, subject: Subject) -> Result<Option<BuiltIndex>> {
     let (store, seal) = (Arc::clone(store), layer.index_seal.clone());
     let kept = spawn_blocking(move || store.indexes()?.get(&subject, seal.as_ref()));
-    kept.await.map_err(gone)
+    let kept = kept.await.map_err(gone)?;
+    if kept.is_some() {
+        tracing::debug!(layer = %layer.descriptor.digest, "its kept index serves");
+    }
+    Ok(kept)
 }
 
 fn keep_chunk(store: Arc<Store>, layer: &Layer) -> KeepChunk {

@@ -14,6 +14,7 @@ pub use self::{
 use crate::{
     engine::{Profile, Run},
     error::{Error, Result},
+    index::nacre::{Rest, put, put_signed},
 };
 
 /// First bytes of the decompressed document.
@@ -42,7 +43,7 @@ pub fn encode(profile: &Profile) -> Result<Vec<u8>> {
     for run in &profile.runs {
         put(&mut plain, u64::from(run.layer));
         let step = run.bytes.start.wrapping_sub(ends.of(run.layer));
-        put(&mut plain, zigzag(step.cast_signed()));
+        put_signed(&mut plain, step.cast_signed());
         put(&mut plain, run.bytes.end.saturating_sub(run.bytes.start));
         ends.set(run.layer, run.bytes.end);
     }
@@ -59,9 +60,10 @@ pub fn decode(document: &[u8]) -> Result<Profile> {
         .map_err(|e| Error::invalid("profile: not zstd, or too large").with_source(e))?;
     let mut rest = plain
         .strip_prefix(MAGIC)
+        .map(Rest::new)
         .ok_or_else(|| Error::invalid("profile: not a profile, or of a newer version"))?;
     let cut = || Error::invalid("profile: cut short");
-    let count = take(&mut rest).ok_or_else(cut)?;
+    let count = rest.number().ok_or_else(cut)?;
     let count = usize::try_from(count)
         .ok()
         .filter(|it| *it <= MAX_RUNS)
@@ -69,11 +71,11 @@ pub fn decode(document: &[u8]) -> Result<Profile> {
     let mut runs = Vec::with_capacity(count.min(rest.len()));
     let mut ends = Ends::default();
     for number in 0..count {
-        let mut next = || take(&mut rest).ok_or_else(cut);
         let wrong = |what: &str| Error::invalid(format!("profile: run {number}: {what}"));
-        let layer = u16::try_from(next()?).map_err(|_| wrong("no layer has this number"))?;
-        let step = unzigzag(next()?);
-        let length = next()?;
+        let layer = u16::try_from(rest.number().ok_or_else(cut)?)
+            .map_err(|_| wrong("no layer has this number"))?;
+        let step = rest.signed().ok_or_else(cut)?;
+        let length = rest.number().ok_or_else(cut)?;
         let start = ends.of(layer).checked_add_signed(step);
         let bytes = start.and_then(|start| Some(start..start.checked_add(length)?));
         let bytes = bytes.ok_or_else(|| wrong("outside of every blob"))?;
@@ -105,45 +107,6 @@ impl Ends {
         }
         self.0[layer] = end;
     }
-}
-
-/// LEB128.
-fn put(out: &mut Vec<u8>, mut value: u64) {
-    loop {
-        let low = value.to_le_bytes()[0] & 0x7f;
-        value >>= 7;
-        if value == 0 {
-            out.push(low);
-            return;
-        }
-        out.push(low | 0x80);
-    }
-}
-
-fn take(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, tail) = rest.split_first()?;
-        *rest = tail;
-        let low = u64::from(byte & 0x7f);
-        // The tenth byte has room for one bit.
-        if shift == 63 && low > 1 {
-            return None;
-        }
-        value |= low << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn zigzag(value: i64) -> u64 {
-    ((value << 1) ^ (value >> 63)).cast_unsigned()
-}
-
-fn unzigzag(value: u64) -> i64 {
-    (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
 }
 
 #[cfg(test)]

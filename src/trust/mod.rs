@@ -29,6 +29,7 @@ mod signer;
 pub mod sigstore;
 #[cfg(test)]
 mod tests;
+mod vouch;
 mod watch;
 
 pub(crate) use self::attestation::statement_predicate;
@@ -44,5 +45,6 @@ pub use self::{
     pgp::Keyring,
     policy::{Origin, Policy, PolicyReport, Requirement, default_policy_paths},
     signer::{Log, Signer},
+    vouch::{Vouched, Vouching, vouch},
     watch::{AuditLog, TagHistory, Watch},
 };

@@ -9,7 +9,7 @@ use std::{
 use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
 use nacre::{
     fuzzing,
-    index::{Algorithm, Claim, build},
+    index::{self, Algorithm, BuiltIndex, Claim, build},
     oci::Digest,
     source::MemoryBlob,
     tar::{TarEntry, TarReader},
@@ -35,12 +35,14 @@ pub(crate) fn parsers() -> Vec<Parser> {
         parser("kept_index", fuzzing::kept_index, kept_indexes()),
         parser("keys", fuzzing::keys, keys()),
         parser("manifest", fuzzing::manifest, texts(&MANIFESTS)),
+        parser("nacre_index", fuzzing::nacre_index, nacre_indexes()),
         parser("packets", fuzzing::packets, packets()),
         parser("policy", fuzzing::policy, policies()),
         parser("reference", fuzzing::reference, texts(&REFERENCES)),
         parser("signatures", fuzzing::signatures, texts(&SIGNATURES)),
         parser("tar", fuzzing::tar, tars()),
         parser("toc", fuzzing::toc, tables()),
+        parser("ztoc", fuzzing::ztoc, vec![read("index/layer.ztoc")]),
     ]
 }
 
@@ -60,7 +62,7 @@ fn gzip_streams() -> Vec<Vec<u8>> {
 }
 
 /// Of the layer that other tools packed.
-fn kept_indexes() -> Vec<Vec<u8>> {
+fn built() -> BuiltIndex {
     let layer = read("index/layer.tar.gz");
     let mut tar = Vec::new();
     MultiGzDecoder::new(&layer[..])
@@ -69,17 +71,31 @@ fn kept_indexes() -> Vec<Vec<u8>> {
     let claim = Claim {
         compression: nacre::oci::media_type::Compression::Gzip,
         diff_id: Digest::sha256(&tar),
+        spacing: nacre::codec::DEFAULT_SPACING,
     };
     let keep = Box::new(|bytes: bytes::Bytes| Algorithm::Blake3.digest(&bytes));
     let blob = std::sync::Arc::new(MemoryBlob::new(layer.into()));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    let document = runtime
-        .block_on(build(blob, claim, keep))
-        .unwrap()
-        .document();
-    vec![zstd::bulk::decompress(&document, 64 << 20).unwrap()]
+    runtime.block_on(build(blob, claim, keep)).unwrap()
+}
+
+fn kept_indexes() -> Vec<Vec<u8>> {
+    vec![zstd::bulk::decompress(&built().document(), 64 << 20).unwrap()]
+}
+
+/// A table of it, and the tables of an artifact.
+fn nacre_indexes() -> Vec<Vec<u8>> {
+    let (blob, diff_id) = (built().subject().blob.clone(), [1; 32]);
+    let layer = index::nacre::Layer {
+        index: built().into_index(),
+        tar_size: 143_360,
+        diff_id,
+    };
+    let table = index::nacre::write_table(&layer).unwrap();
+    let part = index::nacre::encode(&layer, &blob, None).unwrap();
+    vec![table, index::nacre::tables(&[part])]
 }
 
 fn data(name: &str) -> PathBuf {

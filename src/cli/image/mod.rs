@@ -2,6 +2,7 @@
 
 mod convert;
 mod diff;
+mod index;
 mod measure;
 mod sign;
 mod transfer;
@@ -11,6 +12,7 @@ use clap::Subcommand;
 use self::{
     convert::Convert,
     diff::Diff,
+    index::Index,
     measure::Measure,
     sign::{Keygen, Sign},
     transfer::{Copy, Decrypt, Encrypt, Rewrap},
@@ -37,6 +39,9 @@ pub(super) enum Image {
     Measure(Measure),
     /// Sign an image with a private key, as cosign does (`sha256-HEX.sig`).
     Sign(Sign),
+    /// Make an index of an ordinary image's layers and attach it, so that mounts are lazy; the image
+    /// stays as it is.
+    Index(Index),
     /// Make a key pair to sign with.
     Keygen(Keygen),
     /// Record what a start reads, and attach it to the image, so that it is fetched ahead.
@@ -57,6 +62,7 @@ impl Image {
             Image::Diff(diff) => diff.run(output).await,
             Image::Measure(measure) => measure.run(output).await,
             Image::Sign(sign) => sign.run(output).await,
+            Image::Index(index) => index.run(output).await,
             Image::Keygen(keygen) => keygen.run(output),
             Image::Profile(profile) => profile.run(output).await,
         }

@@ -1,6 +1,10 @@
 //! `nacre image sign` and `keygen`.
 
-use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf};
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use zeroize::Zeroizing;
@@ -47,13 +51,7 @@ impl Sign {
             ))
             .with_hint("copy it to a registry first: the signature names the repository"));
         };
-        let name = self.key.display().to_string();
-        let pem = read_key(&self.key)?;
-        // cosign takes an empty password for one, so that only a missing one is none.
-        let password = std::env::var_os("COSIGN_PASSWORD").map(OsString::into_vec);
-        let password = password.map(Zeroizing::new);
-        let password = password.as_ref().map(|it| &it[..]);
-        let key = sign::SigningKey::open(&pem, password, &format!("key {name}"))?;
+        let key = signing_key(&self.key)?;
         let access = self.registry.access()?;
         let (repository, location) = access.open(&self.reference).await?;
         let (writer, _) = access.create(&self.reference).await?;
@@ -66,6 +64,16 @@ impl Sign {
             )
         })
     }
+}
+
+/// Reads a private key; its password, if it has one, is in the environment.
+pub(super) fn signing_key(file: &Path) -> Result<sign::SigningKey> {
+    let pem = read_key(file)?;
+    // cosign takes an empty password for one, so that only a missing one is none.
+    let password = std::env::var_os("COSIGN_PASSWORD").map(OsString::into_vec);
+    let password = password.map(Zeroizing::new);
+    let password = password.as_ref().map(|it| &it[..]);
+    sign::SigningKey::open(&pem, password, &format!("key {}", file.display()))
 }
 
 // === impl Keygen ===

@@ -81,6 +81,7 @@ async fn built(
     let claim = Claim {
         compression,
         diff_id,
+        spacing: crate::codec::DEFAULT_SPACING,
     };
     (build(blob, claim, keep).await, kept)
 }

@@ -79,7 +79,18 @@ async fn with(
     let policy = shared.config.policy.load()?.watched(watch);
     let grant = admit(shared, wanted, mode, &policy, reference, named, kept).await?;
     let name = |e: Error| e.context(wanted.reference.clone());
-    let mut layers = ImageLayer::all(&grant, &**kept).await.map_err(name)?;
+    let opener = opener(shared, policy, &grant)?;
+    let (layers, attached) = tokio::join!(
+        ImageLayer::all(&grant, &**kept),
+        opener.attached(&grant, &**kept)
+    );
+    let mut layers = layers.map_err(name)?;
+    // What only a key vouches for is read whole in any case.
+    if grant.class() != Class::EncryptedUnsigned {
+        for layer in &mut layers {
+            layer.attach(&attached);
+        }
+    }
     let rules = Rules {
         min_lazy_bytes: shared.config.min_lazy_bytes,
         only_confirmed: shared.config.confirm == Confirm::Trusted,
@@ -87,9 +98,13 @@ async fn with(
         at_least: wanted.at_least,
     };
     let lazy = lazy_count(&mut layers, grant.class(), rules);
-    let opener = opener(shared, policy, &grant)?;
     let opened = opener.lowest_layers(&grant, &**kept, lazy).await;
-    let opened = opened.map_err(name)?;
+    let mut opened = opened.map_err(name)?;
+    for (open, layer) in opened.iter_mut().zip(&layers) {
+        if layer.is_attached {
+            open.attached = attached.own_only();
+        }
+    }
     let opening = opened.iter().zip(&layers);
     let indexes = try_join_all(opening.map(|(open, layer)| async {
         if layer.is_indexed_here() {

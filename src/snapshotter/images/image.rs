@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     index::{Binding, LayerIndex},
     oci::{Descriptor, Digest, media_type},
-    open,
+    open::{self, Attached},
     snapshotter::lazy::{Evidence, LayerRequest, Verdict},
     source::Repository,
     trust::{Class, Grant},
@@ -45,8 +45,10 @@ pub(super) struct ImageLayer {
     pub(super) diff_id: Digest,
     /// Of the layers up to this one.
     pub(super) chain_id: String,
-    /// Digest of its index, as the manifest names it.
+    /// Digest of its index, as the manifest names it, or of the artifact that has it.
     pub(super) index: Option<Digest>,
+    /// Whether that is an artifact that somebody attached to the image.
+    pub(super) is_attached: bool,
     /// Why it is not lazy, if it is not for its own sake.
     pub(super) why_not: Option<String>,
     /// Set for lazy layers.
@@ -215,11 +217,20 @@ impl ImageLayer {
                     diff_id,
                     chain_id,
                     index: binding.as_ref().map(index_digest),
+                    is_attached: false,
                     why_not: None,
                     open: None,
                 })
             })
             .collect()
+    }
+
+    /// Has the index that is attached to the image, if it has none of its own.
+    pub(super) fn attach(&mut self, attached: &Attached) {
+        if self.index.is_none() {
+            self.index = attached.of(&self.descriptor).cloned();
+            self.is_attached = self.index.is_some();
+        }
     }
 
     /// What findings about it are filed under.
@@ -326,6 +337,7 @@ mod tests {
             diff_id: Digest::sha256(b"d"),
             chain_id: String::new(),
             index: indexed.then(|| Digest::sha256(b"i")),
+            is_attached: false,
             why_not: None,
             open: None,
         }

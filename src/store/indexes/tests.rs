@@ -15,6 +15,7 @@ fn index(name: &str) -> BuiltIndex {
     let claim = Claim {
         compression: Compression::None,
         diff_id: Digest::sha256(&tar),
+        spacing: crate::codec::DEFAULT_SPACING,
     };
     let blob = Arc::new(MemoryBlob::new(tar.into()));
     let keep = Box::new(|bytes: bytes::Bytes| Algorithm::Blake3.digest(&bytes));

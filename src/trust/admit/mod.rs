@@ -10,6 +10,8 @@ mod signatures;
 
 use futures::future::join;
 
+pub(super) use self::signatures::Demand;
+
 use self::{
     attestations::attest,
     refusal::unmet,

@@ -18,13 +18,13 @@ use crate::{
 };
 
 /// A `sigstoreSigned` or `signedBy` requirement and how it stands.
-struct Demand<'a> {
-    by: By<'a>,
+pub(in crate::trust) struct Demand<'a> {
+    pub(in crate::trust) by: By<'a>,
     identity: &'a SignedIdentity,
     /// The index that has to be signed itself.
     index: Option<&'a Digest>,
-    met: Option<Evidence>,
-    reasons: Vec<String>,
+    pub(in crate::trust) met: Option<Evidence>,
+    pub(in crate::trust) reasons: Vec<String>,
 }
 
 /// Holds the image against all requirements; gives the signatures that met them. Signatures are
@@ -38,6 +38,7 @@ pub(super) async fn evaluate(case: &Case<'_>) -> Result<Vec<Evidence>> {
             Requirement::InsecureAcceptAnything
             | Requirement::Encrypted
             | Requirement::DigestPin
+            | Requirement::AllowUnsignedLayerIndex
             | Requirement::Attestation(_) => continue,
             Requirement::Reject => return Err(Error::internal("reject was not evaluated first")),
             Requirement::SigstoreSigned {
@@ -51,13 +52,8 @@ pub(super) async fn evaluate(case: &Case<'_>) -> Result<Vec<Evidence>> {
                 unsigned_index,
             } => (By::Gpg(keys), identity, unsigned_index),
         };
-        demands.push(Demand {
-            by,
-            identity,
-            index: index.filter(|_| !unsigned_index),
-            met: None,
-            reasons: Vec::new(),
-        });
+        let index = index.filter(|_| !unsigned_index);
+        demands.push(Demand::of(by, identity, index));
     }
     let failure = match demands.is_empty() {
         true => None,
@@ -84,10 +80,7 @@ pub(super) async fn evaluate(case: &Case<'_>) -> Result<Vec<Evidence>> {
 /// Looks in one place after the other until all demands are met. If one is not, and a place could
 /// not be asked, gives why.
 async fn look(case: &Case<'_>, demands: &mut [Demand<'_>]) -> Option<Error> {
-    let kinds = Kinds {
-        sigstore: demands.iter().any(|it| matches!(it.by, By::Sigstore(_))),
-        gpg: demands.iter().any(|it| matches!(it.by, By::Gpg(_))),
-    };
+    let kinds = Demand::kinds(demands);
     let Request {
         repository,
         reference,
@@ -118,9 +111,31 @@ const ON_MANIFEST: &str =
 
 // === impl Demand ===
 
-impl Demand<'_> {
+impl<'a> Demand<'a> {
+    pub(in crate::trust) fn of(
+        by: By<'a>,
+        identity: &'a SignedIdentity,
+        index: Option<&'a Digest>,
+    ) -> Self {
+        Self {
+            by,
+            identity,
+            index,
+            met: None,
+            reasons: Vec::new(),
+        }
+    }
+
+    /// What has to be looked for.
+    pub(in crate::trust) fn kinds(demands: &[Self]) -> Kinds {
+        Kinds {
+            sigstore: demands.iter().any(|it| matches!(it.by, By::Sigstore(_))),
+            gpg: demands.iter().any(|it| matches!(it.by, By::Gpg(_))),
+        }
+    }
+
     /// Takes the first of `candidates` that serves, unless one was found before.
-    fn try_all(&mut self, candidates: &[Candidate], asked: &Reference) {
+    pub(in crate::trust) fn try_all(&mut self, candidates: &[Candidate], asked: &Reference) {
         for candidate in candidates.iter().filter(|it| self.by.takes(it)) {
             if self.met.is_some() {
                 return;

@@ -20,6 +20,11 @@ use crate::{
 // === impl Candidate ===
 
 impl Candidate {
+    /// Gives the manifest that it is attached to, where only the digest was known so far.
+    pub(in crate::trust) fn is_about(&mut self, subject: &RawManifest) {
+        self.subject = subject.clone();
+    }
+
     /// Holds the signature against one requirement.
     ///
     /// # Errors

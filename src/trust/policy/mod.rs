@@ -80,6 +80,9 @@ pub enum Requirement {
     Encrypted,
     /// The image must have been asked for by digest.
     DigestPin,
+    /// Demands nothing: an index of a layer that somebody attached to the image is believed even if
+    /// nobody signed it.
+    AllowUnsignedLayerIndex,
 }
 
 /// The requirements that apply to a reference, and why these.
@@ -90,6 +93,7 @@ pub(crate) struct Applied<'a> {
     pub(crate) requirements: &'a [Requirement],
 }
 
+const ALLOW_UNSIGNED_LAYER_INDEX: &str = "nacreAllowUnsignedLayerIndex";
 /// Largest policy file that is read; real ones have a few KiB.
 const MAX_POLICY: u64 = 1 << 20;
 
@@ -261,6 +265,7 @@ impl fmt::Display for Requirement {
             Requirement::Attestation(wanted) => wanted.fmt(f),
             Requirement::Encrypted => f.write_str("nacreRequireEncrypted"),
             Requirement::DigestPin => f.write_str("nacreRequireDigestPin"),
+            Requirement::AllowUnsignedLayerIndex => f.write_str(ALLOW_UNSIGNED_LAYER_INDEX),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Origin, Policy, Requirement, signers};
+use super::{ALLOW_UNSIGNED_LAYER_INDEX, Origin, Policy, Requirement, signers};
 use crate::{
     error::{Error, Kind, Result},
     trust::{
@@ -61,7 +61,18 @@ impl File<'_> {
                 "an empty list of requirements; to refuse write [{\"type\": \"reject\"}]",
             )));
         }
-        items.iter().map(|item| self.requirement(item)).collect()
+        let requirements: Vec<Requirement> = items
+            .iter()
+            .map(|item| self.requirement(item))
+            .collect::<Result<_>>()?;
+        let demands_nothing = |it: &Requirement| matches!(it, Requirement::AllowUnsignedLayerIndex);
+        if requirements.iter().all(demands_nothing) {
+            return Err(self.invalid(node.fault(format!(
+                "{ALLOW_UNSIGNED_LAYER_INDEX} alone says nothing of images; \
+                 write what they must meet beside it"
+            ))));
+        }
+        Ok(requirements)
     }
 
     fn requirement(&self, node: &Node) -> Result<Requirement> {
@@ -83,6 +94,10 @@ impl File<'_> {
             "nacreRequireDigestPin" => {
                 self.only(node, &["type"])?;
                 Ok(Requirement::DigestPin)
+            }
+            ALLOW_UNSIGNED_LAYER_INDEX => {
+                self.only(node, &["type"])?;
+                Ok(Requirement::AllowUnsignedLayerIndex)
             }
             "signedBy" => self.signed_by(node),
             "signedBaseLayer" => Err(self.unsupported(

@@ -370,6 +370,12 @@ fn every_kind_of_signer() {
     let more =
         parse(r#"{"default":[{"type":"nacreRequireEncrypted"},{"type":"nacreRequireDigestPin"}]}"#);
     assert_eq!(more.unwrap().default.len(), 2);
+    let allows = r#"{"type":"nacreAllowUnsignedLayerIndex"}"#;
+    let beside = format!(r#"{{"default":[{{"type":"insecureAcceptAnything"}},{allows}]}}"#);
+    let said = parse(&beside).unwrap().default[1].to_string();
+    assert_eq!(said, "nacreAllowUnsignedLayerIndex");
+    let alone = parse(&format!(r#"{{"default":[{allows}]}}"#)).unwrap_err();
+    assert!(alone.to_string().contains("alone says nothing"), "{alone}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! which a signature must not serve.
 
 mod memory;
+mod vouch;
 
 use std::path::Path;
 

@@ -1,0 +1,327 @@
+//! Ordinary images with an index that somebody attached: the first mount is lazy, and is what umoci
+//! unpacks; an index that nobody vouches for, that is damaged or gone, changes nothing but how much is
+//! read. Debian's docker-registry; images that skopeo pushed or encrypted. Needs root, /dev/fuse,
+//! docker-registry, skopeo, umoci, openssl; says which is missing where it skips.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod support;
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+use support::{
+    images::{self, LayoutImage},
+    pipeline::Pipeline,
+    program::Ran,
+    tree_compare::{assert_same, compare},
+};
+
+/// Bytes in the large file: several spans.
+const LARGE: usize = 24 << 20;
+
+/// Words that compress as programs do, by a seed.
+fn words(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut plain = Vec::with_capacity(length + 32);
+    while plain.len() < length {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let word = state >> 33;
+        write!(plain, "{:x} {} ", word % 4096, word % 77).unwrap();
+    }
+    plain.truncate(length);
+    plain
+}
+
+fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_mtime(1_700_000_000);
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, name, *content).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+fn two_layers(directory: &Path) -> LayoutImage {
+    let lower = tar(&[
+        ("large", &words(LARGE, 1)),
+        ("small", b"in the lower layer"),
+        ("replaced", &words(100_000, 2)),
+    ]);
+    let upper = tar(&[("replaced", b"in the upper layer"), (".wh.small", b"")]);
+    let tars = [lower, upper];
+    let blobs = [images::gzip(&tars[0], 1), images::gzip(&tars[1], 1)];
+    images::write_layout(directory, &tars, &blobs)
+}
+
+/// `nacre image index` of an image, signed or not.
+fn index(pipeline: &Pipeline, image: &str, key: Option<&str>) -> Value {
+    let mut words: Vec<String> = ["--json", "image", "index", image]
+        .map(String::from)
+        .to_vec();
+    words.extend(pipeline.options("none").into_iter().take(4));
+    if let Some(key) = key {
+        words.push("--key".into());
+        words.push(pipeline.path(&format!("{key}.key")).display().to_string());
+    }
+    pipeline.nacre(&words).json()
+}
+
+fn digest_of(pipeline: &Pipeline, image: &str) -> String {
+    let shown = pipeline.nacre(["--json", "inspect", image]).json();
+    shown["manifest_digest"].as_str().unwrap().to_owned()
+}
+
+/// Mounts with a new store, reads a piece of the large file, and gives how many bytes were fetched of
+/// how many.
+fn read_little(pipeline: &Pipeline, image: &str, store: &str, options: &[String]) -> (u64, u64) {
+    use std::os::unix::fs::FileExt as _;
+    let _ = fs::remove_dir_all(pipeline.path(store));
+    let mounted = pipeline.mount(image, options).unwrap();
+    let content = fs::read(mounted.path().join("replaced")).unwrap();
+    assert_eq!(content, b"in the upper layer");
+    let large = fs::File::open(mounted.path().join("large")).unwrap();
+    let mut piece = vec![0; 5000];
+    large.read_exact_at(&mut piece, 13 << 20).unwrap();
+    assert!(piece == words(LARGE, 1)[13 << 20..][..5000]);
+    drop(large);
+    let stats = mounted.unmount();
+    assert_eq!(stats["engine"]["failed_reads"], 0, "{stats}");
+    (
+        stats["bytes"].as_u64().unwrap(),
+        stats["image_bytes"].as_u64().unwrap(),
+    )
+}
+
+fn assert_lazy((bytes, whole): (u64, u64)) {
+    assert!(bytes * 3 < whole, "{bytes} of {whole} bytes");
+}
+
+fn assert_whole((bytes, whole): (u64, u64)) {
+    assert!(bytes >= whole, "{bytes} of {whole} bytes");
+}
+
+#[test]
+fn the_first_mount_is_lazy() {
+    let Some(pipeline) = Pipeline::start() else {
+        return;
+    };
+    let source = two_layers(&pipeline.path("two"));
+    let unpacked = pipeline.unpack(&source.reference(), "unpacked");
+    for encrypted in [false, true] {
+        let image = pipeline.image(&format!("two-{encrypted}:1"));
+        pipeline.push(&source.reference(), &image, encrypted);
+        pipeline.sign(&image, "signer");
+        let before = digest_of(&pipeline, &image);
+        let made = index(&pipeline, &image, Some("signer"));
+        assert_eq!(made["manifest"], before.as_str());
+        assert_eq!(made["sealed"], encrypted, "{made}");
+        assert_eq!(made["layers"].as_array().unwrap().len(), 2);
+        // The image is what it was, and the index comes out the same again.
+        assert_eq!(digest_of(&pipeline, &image), before);
+        assert_eq!(
+            index(&pipeline, &image, Some("signer"))["index"],
+            made["index"]
+        );
+
+        let options = pipeline.options("store");
+        assert_lazy(read_little(&pipeline, &image, "store", &options));
+        let _ = fs::remove_dir_all(pipeline.path("store"));
+        let mounted = pipeline.mount(&image, &options).unwrap();
+        assert_same(&compare(&unpacked, mounted.path()));
+        let stats = mounted.unmount();
+        assert_eq!(stats["engine"]["failed_reads"], 0, "{stats}");
+        assert_eq!(stats["engine"]["mismatches"], 0, "{stats}");
+    }
+}
+
+#[test]
+fn an_image_with_everything_equals_an_unpacked_one() {
+    let Some(pipeline) = Pipeline::start() else {
+        return;
+    };
+    let odd = images::odd_image(&pipeline.path("odd"));
+    let unpacked = pipeline.unpack(&odd.reference(), "unpacked");
+    for encrypted in [false, true] {
+        let image = pipeline.image(&format!("odd-{encrypted}:1"));
+        pipeline.push(&odd.reference(), &image, encrypted);
+        pipeline.sign(&image, "signer");
+        index(&pipeline, &image, Some("signer"));
+        let mounted = pipeline
+            .mount(&image, &pipeline.options(&format!("store-{encrypted}")))
+            .unwrap();
+        assert_same(&compare(&unpacked, mounted.path()));
+        let stats = mounted.unmount();
+        assert_eq!(stats["engine"]["failed_reads"], 0, "{image}: {stats}");
+        assert!(stats["engine"]["extents"].as_u64().unwrap() > 0, "{stats}");
+    }
+}
+
+#[test]
+fn only_who_counts_is_believed() {
+    let Some(pipeline) = Pipeline::start() else {
+        return;
+    };
+    let source = two_layers(&pipeline.path("two"));
+    let image = pipeline.image("two:1");
+    pipeline.push(&source.reference(), &image, false);
+    pipeline.sign(&image, "signer");
+    let options = pipeline.options("store");
+    let made = index(&pipeline, &image, None);
+    assert_whole(read_little(&pipeline, &image, "store", &options));
+    let artifact = format!(
+        "{}@{}",
+        pipeline.image("two"),
+        made["index"].as_str().unwrap()
+    );
+    pipeline.sign(&artifact, "other-signer");
+    assert_whole(read_little(&pipeline, &image, "store", &options));
+
+    // The policy may allow it.
+    let text = fs::read_to_string(pipeline.path("policy.json")).unwrap();
+    let mut policy: Value = serde_json::from_str(&text).unwrap();
+    let scope = &mut policy["transports"]["docker"][pipeline.registry.host()];
+    let allow = serde_json::json!({ "type": "nacreAllowUnsignedLayerIndex" });
+    scope.as_array_mut().unwrap().push(allow);
+    let lax = pipeline.path("lax.json");
+    fs::write(&lax, policy.to_string()).unwrap();
+    let mut allowing = options.clone();
+    allowing[1] = lax.display().to_string();
+    assert_lazy(read_little(&pipeline, &image, "store", &allowing));
+
+    // Signed where it lies, as any image is.
+    pipeline.sign(&artifact, "signer");
+    assert_lazy(read_little(&pipeline, &image, "store", &options));
+}
+
+#[test]
+fn the_key_vouches_for_what_nobody_signed() {
+    let Some(pipeline) = Pipeline::start() else {
+        return;
+    };
+    let source = two_layers(&pipeline.path("two"));
+    let image = pipeline.image("unsigned:1");
+    pipeline.push(&source.reference(), &image, true);
+    let key = pipeline.path("layer.pem").display().to_string();
+    let open = [
+        "--insecure-policy",
+        "accept-anything",
+        "--decryption-key",
+        &key,
+    ];
+    let words = [&["--json", "image", "index", &image][..], &open].concat();
+    let made = pipeline.nacre(words).json();
+    assert_eq!(made["sealed"], true);
+    let mut options: Vec<String> = open.map(String::from).to_vec();
+    options.push("--store".into());
+    options.push(pipeline.path("store").display().to_string());
+    assert_lazy(read_little(&pipeline, &image, "store", &options));
+    // Nothing of the files is to be read in what was attached.
+    for blob in blobs(&pipeline) {
+        let bytes = fs::read(blob).unwrap();
+        assert!(!bytes.windows(8).any(|it| it == b"replaced"));
+    }
+    // An index of a plain image is nobody's word.
+    let plain = pipeline.image("plain:1");
+    pipeline.push(&source.reference(), &plain, false);
+    let words = [&["--json", "image", "index", &plain][..], &open].concat();
+    pipeline.nacre(words).ok();
+    assert_whole(read_little(&pipeline, &plain, "store", &options));
+}
+
+/// Files of blobs in the registry.
+fn blobs(pipeline: &Pipeline) -> Vec<PathBuf> {
+    let root = pipeline
+        .registry
+        .storage()
+        .join("docker/registry/v2/blobs/sha256");
+    let mut found = Vec::new();
+    for two in fs::read_dir(root).unwrap() {
+        for blob in fs::read_dir(two.unwrap().path()).unwrap() {
+            found.push(blob.unwrap().path().join("data"));
+        }
+    }
+    found
+}
+
+fn blob(pipeline: &Pipeline, digest: &str) -> PathBuf {
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    let root = pipeline
+        .registry
+        .storage()
+        .join("docker/registry/v2/blobs/sha256");
+    root.join(&hex[..2]).join(hex).join("data")
+}
+
+#[test]
+fn what_is_damaged_or_gone_is_passed_over() {
+    let Some(pipeline) = Pipeline::start() else {
+        return;
+    };
+    let source = two_layers(&pipeline.path("two"));
+    let unpacked = pipeline.unpack(&source.reference(), "unpacked");
+    let image = pipeline.image("two:1");
+    pipeline.push(&source.reference(), &image, false);
+    pipeline.sign(&image, "signer");
+    let made = index(&pipeline, &image, Some("signer"));
+    let options = pipeline.options("store");
+    let manifest = blob(&pipeline, made["index"].as_str().unwrap());
+    let named: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    let of = |number: usize| named["layers"][number]["digest"].as_str().unwrap();
+    let tables = blob(&pipeline, of(0));
+    let good = fs::read(&tables).unwrap();
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 1;
+    for content in [&bad[..], b"", &good[1..]] {
+        fs::write(&tables, content).unwrap();
+        assert_whole(read_little(&pipeline, &image, "store", &options));
+    }
+    fs::remove_file(&tables).unwrap();
+    assert_whole(read_little(&pipeline, &image, "store", &options));
+    fs::write(&tables, &good).unwrap();
+    assert_lazy(read_little(&pipeline, &image, "store", &options));
+
+    // Of a window that is damaged, reads fail, and give nothing wrong.
+    let windows = blob(&pipeline, of(1));
+    let good = fs::read(&windows).unwrap();
+    fs::write(&windows, vec![7; good.len()]).unwrap();
+    let _ = fs::remove_dir_all(pipeline.path("store"));
+    let mounted = pipeline.mount(&image, &options).unwrap();
+    let large = mounted.path().join("large");
+    assert!(fs::read(&large).is_err());
+    let stats = mounted.unmount();
+    assert!(
+        stats["engine"]["failed_reads"].as_u64().unwrap() > 0,
+        "{stats}"
+    );
+    fs::write(&windows, &good).unwrap();
+    let _ = fs::remove_dir_all(pipeline.path("store"));
+    let mounted = pipeline.mount(&image, &options).unwrap();
+    assert_same(&compare(&unpacked, mounted.path()));
+    drop(mounted.unmount());
+}
+
+#[test]
+fn a_layer_that_is_not_what_its_image_claims_has_no_index() {
+    let Some(pipeline) = Pipeline::start() else {
+        return;
+    };
+    let real = tar(&[("file", &words(300_000, 1))]);
+    let other = tar(&[("file", &words(300_000, 2))]);
+    let blobs = [images::gzip(&other, 1)];
+    let source = images::write_layout(&pipeline.path("lie"), &[real], &blobs);
+    let image = pipeline.image("lie:1");
+    pipeline.push(&source.reference(), &image, false);
+    pipeline.sign(&image, "signer");
+    let policy = pipeline.path("policy.json").display().to_string();
+    let ran: Ran = pipeline.nacre(["image", "index", &image, "--policy", &policy]);
+    ran.failed(5, &["its tar is sha256:", "its image claims sha256:"]);
+}
