@@ -154,7 +154,7 @@ impl Shared {
         if units.is_empty() || reach == Reach::NONE || !self.pending.is_over() {
             return;
         }
-        let Layer { data, by_unit } = &self.layers[usize::from(layer)];
+        let Layer { data, by_unit, .. } = &self.layers[usize::from(layer)];
         let runs = units.iter();
         let runs = runs.map(|&unit| reach.units(&data.table, by_unit, unit));
         if self.neighbours.note(layer, runs.collect(), bytes) {

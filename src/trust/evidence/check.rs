@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::{By, Candidate, Content};
 use crate::{
     error::{Error, Kind},
-    oci::{Digest, Reference},
+    oci::{Digest, RawManifest, Reference},
     trust::{
         cosign::{self, Payload},
         grant::{CertifiedSigner, Evidence},
