@@ -112,7 +112,8 @@ mod tests {
             });
             let mut got = Vec::new();
             let pieces = ranges.iter().flat_map(|run| {
-                let bytes = &blob[run.start as usize..run.end as usize];
+                let place = |at| usize::try_from(at).expect("a small number");
+                let bytes = &blob[place(run.start)..place(run.end)];
                 (run.start..).step_by(step).zip(bytes.chunks(step))
             });
             for (at, piece) in pieces {

@@ -8,6 +8,7 @@
 mod arriving;
 mod counters;
 mod fetch;
+mod flights;
 mod follow;
 mod neighbours;
 mod operation;
@@ -28,7 +29,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use self::{
     counters::Counters,
-    fetch::{Flights, Waiter},
+    flights::{Flights, Waiter},
     follow::Pending,
     neighbours::Neighbours,
     operation::{Answer, Fault, Operation},

@@ -192,6 +192,10 @@ impl Shared {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "a list of one range is meant"
+)]
 mod tests {
     use super::*;
     use crate::index::{Chunk, Codec, Place, Unit};
@@ -212,6 +216,7 @@ mod tests {
         ChunkTable {
             chunks: [(0, 0), (1, 5), (2, 10), (3, 0), (4, 0)].map(chunk).into(),
             units: (0..5).map(unit).collect(),
+            ..ChunkTable::default()
         }
     }
 

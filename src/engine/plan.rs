@@ -408,7 +408,7 @@ mod tests {
         assert_eq!(
             gathered(5, 10, 20),
             [
-                last.clone(),
+                last,
                 (0, vec![15..25], vec![1]),
                 (0, vec![0..10, 1000..1010], vec![0, 3]),
                 (0, vec![100..110], vec![2])

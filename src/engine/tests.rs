@@ -524,7 +524,7 @@ async fn neighbours_of_what_was_read_come_after_it() {
             same_file: 1 << 20,
             next_files: 0,
         },
-        grow: (2000, 2000),
+        min_extent: 2000,
         ..BARE
     };
     let f = fixture(30, config, 1000);

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc, thread::JoinHandle};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, select_biased};
 
-use super::{FileData, Shared, fetch::Waiter, plan::Extent};
+use super::{FileData, Shared, flights::Waiter, plan::Extent};
 use crate::error::{Error, Result};
 
 /// One piece of work.

@@ -271,8 +271,7 @@ fn wrong_windows_and_bits_never_panic() {
                 window => zstd::bulk::compress(window, 1).unwrap().into(),
             };
             wrong.list[3] = Checkpoint::packed(it.offset, bits, it.plain, window);
-            for number in 2..4 {
-                let unit = units[number];
+            for (number, unit) in units.iter().enumerate().take(4).skip(2) {
                 let begin = usize::try_from(unit.offset).unwrap();
                 let compressed = &blob[begin..begin + unit.length as usize];
                 for length in [0, 1, compressed.len() / 2, compressed.len()] {

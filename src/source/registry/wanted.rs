@@ -93,6 +93,10 @@ impl Wanted {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "a list of one range is meant"
+)]
 mod tests {
     use super::*;
 
@@ -134,7 +138,6 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::single_range_in_vec_init, reason = "a list of one range")]
     fn near_ones_are_joined() {
         let wanted = Wanted::new([0..5, 10..20, 100..110]);
         assert_eq!(wanted.joined(4), Some(0..5));
