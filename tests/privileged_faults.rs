@@ -21,7 +21,6 @@ use support::{
 
 const DENIED: i32 = 4;
 const CORRUPT: i32 = 5;
-const UNSUPPORTED: i32 = 9;
 const EIO: i32 = 5;
 
 /// An encrypted, signed image in the registry, and what its manifest says.
@@ -382,22 +381,4 @@ fn a_registry_that_goes_away_leaves_what_is_cached_and_fails_the_rest_in_time() 
     );
     assert_ne!(error.kind(), ErrorKind::NotFound);
     f.pipeline.nacre(["umount", &target]).ok();
-}
-
-#[test]
-fn an_image_without_an_index_says_what_to_do() {
-    let Some(f) = Fixture::start(Format::Estargz) else {
-        return;
-    };
-    let p = &f.pipeline;
-    let plain = images::small_files_image(&p.path("ordinary"), 10);
-    let image = p.image("ordinary:1");
-    p.push(&plain.reference(), &image, false);
-    p.sign(&image, "signer");
-    f.refused(
-        &image,
-        &p.options("store"),
-        UNSUPPORTED,
-        &["nacre image convert"],
-    );
 }
