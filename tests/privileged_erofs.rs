@@ -125,6 +125,33 @@ fn a_mount_shows_the_tree_and_leaves_nothing() {
 }
 
 #[test]
+fn the_kernel_reads_ahead_as_far_as_it_is_told() {
+    if !can_mount_erofs() {
+        return;
+    }
+    const PAGES: u64 = 64;
+    let asked = |read_ahead_kib| {
+        let (base, place) = place();
+        let mut image = Image::new();
+        image.file("file", vec![b'x'; 4096 * 64]);
+        let (tree, reader) = image.build();
+        let images = [base.path().to_owned()];
+        let mut options = MountOptions::new("test/image:1");
+        options.read_ahead_kib = read_ahead_kib;
+        let counting = Arc::clone(&reader) as Arc<dyn ReadFile>;
+        let _mounted =
+            mount_by(FrontEnd::Erofs, tree, counting, &place, &images, &options).unwrap();
+        let file = File::open(place.join("file")).unwrap();
+        for page in 0..PAGES {
+            file.read_exact_at(&mut [0; 4096], page * 4096).unwrap();
+        }
+        *reader.reads.lock().unwrap()
+    };
+    assert!(asked(None) < PAGES / 4);
+    assert_eq!(asked(Some(4)), PAGES, "a page at a time");
+}
+
+#[test]
 fn holes_are_not_asked_for() {
     if !can_mount_erofs() {
         return;

@@ -312,6 +312,19 @@ async fn an_answer_of_several_ranges_is_resumed_where_it_was_cut() {
 }
 
 #[tokio::test]
+async fn a_refusal_says_nothing_of_how_many_ranges_a_host_takes() {
+    for status in [403, 404] {
+        let case = Case::new().await;
+        case.registry.fail_next("/blobs/", Fault::Status(status));
+        let read = case.blob().read_ranges(vec![0..1, 5..9]).await.unwrap();
+        let read: Result<Vec<_>, _> = read.try_collect().await;
+        assert!(read.is_err(), "{status}");
+        let asked = three_ranges(&case).await;
+        assert_eq!(asked.last().unwrap(), THREE, "{status}");
+    }
+}
+
+#[tokio::test]
 async fn where_ranges_come_one_at_a_time_near_ones_are_joined() {
     for fault in [Fault::FirstRange, Fault::IgnoreRange, Fault::Status(416)] {
         let case = Case::new().await;

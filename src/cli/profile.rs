@@ -18,10 +18,10 @@ use crate::{
     engine,
     error::{Error, Result},
     image::record::{self, Workload},
-    oci::{Descriptor, Digest, ImageConfig, Location},
+    oci::{Digest, ImageConfig},
     open::profile_key,
     profile,
-    source::read_verified,
+    source::{self, read_verified},
 };
 
 /// Where a profile is written unless another file is named.
@@ -191,13 +191,7 @@ impl Push {
         let layers = opener.layers(&grant, &*repository).await?;
         let key = profile_key(&layers);
         let manifest = grant.manifest_digest();
-        let raw = repository
-            .manifest(&Location::Digest(manifest.clone()))
-            .await?;
-        let subject = Descriptor {
-            digest: manifest.clone(),
-            ..raw.descriptor()
-        };
+        let subject = source::subject(&*repository, manifest).await?;
         let writer = self.image.writer().await?;
         let created = OffsetDateTime::now_utc()
             .format(&Rfc3339)

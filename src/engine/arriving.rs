@@ -1,6 +1,6 @@
 //! An extent on its way: cuts its units out of the bytes as they come.
 
-use std::ops::Range;
+use std::{collections::VecDeque, ops::Range};
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -12,6 +12,8 @@ pub(super) struct Arriving {
     extent: Extent,
     /// How many of the extent's units have been cut out.
     cut: usize,
+    /// Those that have been cut out and not given: nobody may be able to decode them yet.
+    whole: VecDeque<(u32, Bytes)>,
     /// Bytes of one run from `start` on that no unit has taken.
     buffer: BytesMut,
     /// Place of the buffer's first byte in the blob.
@@ -26,6 +28,7 @@ impl Arriving {
             start: 0,
             extent,
             cut: 0,
+            whole: VecDeque::new(),
             buffer: BytesMut::new(),
         }
     }
@@ -36,7 +39,7 @@ impl Arriving {
     }
 
     /// The next bytes, which belong at `at`.
-    pub(super) fn push(&mut self, at: u64, piece: &[u8]) {
+    pub(super) fn push(&mut self, at: u64, piece: &[u8], table: &ChunkTable) {
         if at != self.start + self.buffer.len() as u64 {
             // A run begins. What may be left of the last one is behind its last unit.
             self.buffer = BytesMut::new();
@@ -48,10 +51,19 @@ impl Arriving {
             self.buffer.reserve(usize::try_from(length).unwrap_or(0));
         }
         self.buffer.extend_from_slice(piece);
+        // At once: what is in the buffer goes when the next run begins.
+        while let Some(unit) = self.cut_out(table) {
+            self.whole.push_back(unit);
+        }
     }
 
-    /// The next unit, if all its bytes are here.
-    pub(super) fn whole_unit(&mut self, table: &ChunkTable) -> Option<(u32, Bytes)> {
+    /// The next unit all of whose bytes are here.
+    pub(super) fn whole_unit(&mut self) -> Option<(u32, Bytes)> {
+        self.whole.pop_front()
+    }
+
+    /// The next unit out of the buffer, if it is whole.
+    fn cut_out(&mut self, table: &ChunkTable) -> Option<(u32, Bytes)> {
         let &index = self.extent.units.get(self.cut)?;
         let unit = &table.units[index as usize];
         let length = unit.length as usize;
@@ -75,9 +87,10 @@ impl Arriving {
         Some((index, bytes))
     }
 
-    /// Units that have not been cut out.
+    /// Units that have not been given.
     pub(super) fn missing(&self) -> impl Iterator<Item = u32> + '_ {
-        self.extent.units[self.cut..].iter().copied()
+        let given = self.cut - self.whole.len();
+        self.extent.units[given..].iter().copied()
     }
 }
 
@@ -117,8 +130,8 @@ mod tests {
                 (run.start..).step_by(step).zip(bytes.chunks(step))
             });
             for (at, piece) in pieces {
-                arriving.push(at, piece);
-                while let Some((unit, bytes)) = arriving.whole_unit(&table) {
+                arriving.push(at, piece, &table);
+                while let Some((unit, bytes)) = arriving.whole_unit() {
                     got.push((unit, bytes.to_vec()));
                 }
             }
@@ -159,9 +172,32 @@ mod tests {
             ranges: vec![0..8],
             units: vec![0, 1],
         });
-        arriving.push(0, b"abcdefg");
-        assert_eq!(arriving.whole_unit(&table).unwrap().1, "abcd");
-        assert!(arriving.whole_unit(&table).is_none());
+        arriving.push(0, b"abcdefg", &table);
+        assert_eq!(arriving.missing().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(arriving.whole_unit().unwrap().1, "abcd");
+        assert!(arriving.whole_unit().is_none());
         assert_eq!(arriving.missing().collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn units_of_a_run_are_kept_when_the_next_run_begins() {
+        let unit = |offset| Unit {
+            offset,
+            length: 4,
+            codec: Codec::Raw,
+        };
+        let table = ChunkTable {
+            units: vec![unit(0), unit(100)],
+            ..ChunkTable::default()
+        };
+        let mut arriving = Arriving::new(Extent {
+            ranges: vec![0..4, 100..104],
+            units: vec![0, 1],
+        });
+        arriving.push(0, b"abcd", &table);
+        arriving.push(100, b"efgh", &table);
+        assert_eq!(arriving.whole_unit().unwrap(), (0, "abcd".into()));
+        assert_eq!(arriving.whole_unit().unwrap(), (1, "efgh".into()));
+        assert_eq!(arriving.missing().count(), 0);
     }
 }

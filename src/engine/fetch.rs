@@ -286,7 +286,7 @@ impl Shared {
                     None => first = Some(Instant::now()),
                     Some(_) => rest += piece.len() as u64,
                 }
-                arriving.push(at, &piece);
+                arriving.push(at, &piece, &data.table);
                 left = left.saturating_sub(piece.len() as u64);
                 if left <= self.pace.in_flight() {
                     // Nobody listens any more if the engine ends.
@@ -311,8 +311,7 @@ impl Shared {
 
     /// Has the units decoded that are whole.
     fn hand_over(&self, queues: &Queues, layer: u16, arriving: &mut Arriving, again: bool) {
-        let table = &self.layers[usize::from(layer)].data.table;
-        while let Some((unit, compressed)) = arriving.whole_unit(table) {
+        while let Some((unit, compressed)) = arriving.whole_unit() {
             let task = Task::Decode {
                 layer,
                 unit,

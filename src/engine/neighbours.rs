@@ -109,23 +109,15 @@ impl Neighbours {
         !std::mem::replace(&mut state.busy, true)
     }
 
-    /// The next unit to fetch, of that layer if one is given.
+    /// The next unit to fetch, of that layer if one is given. If there is none of any layer, nobody
+    /// looks again until a reader needs something.
     fn next(&self, of: Option<u16>) -> Option<(u16, u32)> {
         let mut state = self.lock();
-        if state.credit == 0 {
-            return None;
+        let next = state.next(of);
+        if next.is_none() && of.is_none() {
+            state.busy = false;
         }
-        loop {
-            let (layer, run) = state.runs.front_mut()?;
-            match run.next() {
-                None => drop(state.runs.pop_front()),
-                Some(_) if of.is_some_and(|of| of != *layer) => {
-                    run.start -= 1;
-                    return None;
-                }
-                Some(unit) => return Some((*layer, unit)),
-            }
-        }
+        next
     }
 
     /// A request for so many bytes is made.
@@ -134,14 +126,27 @@ impl Neighbours {
         state.credit = state.credit.saturating_sub(bytes);
     }
 
-    /// There is nothing to fetch until a reader needs something again.
-    fn rest(&self) {
-        self.lock().busy = false;
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing that can panic runs under it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn next(&mut self, of: Option<u16>) -> Option<(u16, u32)> {
+        if self.credit == 0 {
+            return None;
+        }
+        while self.runs.front().is_some_and(|(_, run)| run.is_empty()) {
+            self.runs.pop_front();
+        }
+        let (layer, run) = self.runs.front_mut()?;
+        if of.is_some_and(|of| of != *layer) {
+            return None;
+        }
+        Some((*layer, run.next()?))
     }
 }
 
@@ -166,20 +171,18 @@ impl Shared {
     pub(super) fn fetch_neighbours(self: &Arc<Self>, queues: &Queues) {
         let limit = self.pace.extent();
         let (mut units, mut bytes, mut of) = (Vec::new(), 0, None);
-        while bytes < limit
+        // One unit, however long it is, and more as long as they are short.
+        while (units.is_empty() || bytes < limit)
             && let Some((layer, unit)) = self.neighbours.next(of)
         {
-            of = Some(layer);
             let data = &self.layers[usize::from(layer)];
             if self.begins_ahead(data, layer, unit) {
+                of = Some(layer);
                 bytes += u64::from(data.data.table.units[unit as usize].length);
                 units.push(unit);
             }
         }
-        let Some(layer) = of.filter(|_| !units.is_empty()) else {
-            self.neighbours.rest();
-            return;
-        };
+        let Some(layer) = of else { return };
         self.neighbours.spend(bytes);
         let table = &self.layers[usize::from(layer)].data.table;
         let extent = plan::apart(table, units, profile::GAP);
@@ -259,8 +262,7 @@ mod tests {
         assert_eq!(neighbours.next(None), Some((0, 1)));
         neighbours.spend(25);
         assert_eq!(neighbours.next(None), None, "as much as was asked for");
-        neighbours.rest();
-        assert!(neighbours.note(0, vec![], 1));
+        assert!(neighbours.note(0, vec![], 1), "nobody looks any more");
         assert_eq!(neighbours.next(None), Some((0, 2)), "and none is lost");
         assert_eq!(neighbours.next(None), None);
     }

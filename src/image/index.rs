@@ -11,9 +11,9 @@ use crate::{
         self, Algorithm, Claim, LayerIndex,
         nacre::{self, Artifact, IndexKey, Part},
     },
-    oci::{Descriptor, Digest, Location},
+    oci::{Descriptor, Digest},
     open::{Layer, Opener, diff_ids, is_ordinary},
-    source::Repository,
+    source::{self, Repository},
     trust::Grant,
 };
 
@@ -118,13 +118,7 @@ pub async fn build(
             "manifest {manifest}: names the indexes of all its layers; it needs no other"
         )));
     }
-    let raw = repository
-        .manifest(&Location::Digest(manifest.clone()))
-        .await?;
-    let subject = Descriptor {
-        digest: manifest.clone(),
-        ..raw.descriptor()
-    };
+    let subject = source::subject(repository, manifest).await?;
     let artifact = Artifact::new(&parts, &subject)?;
     let (tables_size, windows_size) = artifact.sizes();
     let report = Report {

@@ -226,6 +226,20 @@ pub async fn read_verified(
     )))
 }
 
+/// Descriptor of a manifest, as artifacts that refer to it name it.
+///
+/// # Errors
+/// What the repository says.
+pub async fn subject(repository: &dyn Repository, manifest: &Digest) -> Result<Descriptor> {
+    let raw = repository
+        .manifest(&Location::Digest(manifest.clone()))
+        .await?;
+    Ok(Descriptor {
+        digest: manifest.clone(),
+        ..raw.descriptor()
+    })
+}
+
 /// Collects a source's stream; bounded by its size.
 async fn read_whole(source: &dyn BlobSource) -> Result<Bytes> {
     let mut stream = source.stream().await?;

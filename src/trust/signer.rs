@@ -38,6 +38,24 @@ pub struct Log {
     pub rigour: Rigour,
 }
 
+/// What `check` says of the first key that it takes.
+///
+/// # Errors
+/// Why it takes none, each key named.
+pub(super) fn by_any<T>(
+    keys: &[PublicKey],
+    check: impl Fn(&PublicKey) -> Result<T, String>,
+) -> Result<T, String> {
+    let mut reasons: Vec<String> = Vec::new();
+    for key in keys {
+        match check(key) {
+            Ok(checked) => return Ok(checked),
+            Err(why) => reasons.push(format!("key {}: {why}", key.origin())),
+        }
+    }
+    Err(reasons.join(", "))
+}
+
 // === impl Signer ===
 
 impl fmt::Display for Signer {

@@ -13,6 +13,7 @@ pub mod docker_registry;
 pub mod exposition;
 pub mod gpg;
 pub mod images;
+pub mod ordinary;
 pub mod pipeline;
 pub mod program;
 pub mod registry;

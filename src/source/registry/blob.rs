@@ -9,17 +9,17 @@ use std::{
     fmt,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, future::BoxFuture};
 use reqwest::{
     Method, Response, StatusCode,
     header::{
         ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE,
     },
 };
-use tokio::time::Instant;
 use url::Url;
 
 use super::{
@@ -28,6 +28,7 @@ use super::{
     handed::RepositoryLogins,
     header::{ContentRange, content_range},
     multipart::Multipart,
+    pieces,
     repository::RegistryRepository,
     retry::{Failure, RetryPolicy},
     transport::{Exchange, Registry, Request, Target},
@@ -80,6 +81,14 @@ impl RegistryBlob {
     pub(super) fn into_inner(self) -> Arc<Inner> {
         self.0
     }
+
+    fn read(&self, ranges: impl IntoIterator<Item = Range<u64>>) -> Reader {
+        Reader::new(Arc::clone(&self.0), Wanted::new(ranges))
+    }
+
+    fn deadline(&self) -> Duration {
+        self.0.registry.options.deadline
+    }
 }
 
 impl BlobSource for RegistryBlob {
@@ -94,20 +103,14 @@ impl BlobSource for RegistryBlob {
     fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         Box::pin(async move {
             check_range(self, &range)?;
-            if range.is_empty() {
-                return Ok(Bytes::new());
-            }
-            let deadline = self.0.registry.options.deadline;
-            tokio::time::timeout(deadline, self.0.read(range.clone()))
-                .await
-                .unwrap_or_else(|_| Err(self.0.late(&range)))
+            pieces::whole(self.read([range]), self.deadline()).await
         })
     }
 
     fn read_pieces(&self, range: Range<u64>) -> BoxFuture<'_, Result<BlobStream>> {
         Box::pin(async move {
             check_range(self, &range)?;
-            let pieces = self.0.placed(Wanted::new([range.clone()]), range);
+            let pieces = pieces::placed(self.read([range]), self.deadline());
             Ok(pieces.map_ok(|(_, piece)| piece).boxed())
         })
     }
@@ -115,30 +118,17 @@ impl BlobSource for RegistryBlob {
     fn read_ranges(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<PlacedStream>> {
         Box::pin(async move {
             check_ranges(self, &ranges)?;
-            let wanted = Wanted::new(ranges);
-            let all = wanted.next().map_or(0, |next| next.start)..wanted.end();
-            Ok(self.0.placed(wanted, all))
+            Ok(pieces::placed(self.read(ranges), self.deadline()))
         })
     }
 
     fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
-        let whole = Wanted::new([Range {
+        let whole = Range {
             start: 0,
             end: self.0.size,
-        }]);
-        let reader = Reader::new(Arc::clone(&self.0), whole);
-        let deadline = self.0.registry.options.deadline;
-        let what = self.0.what();
-        let pieces = stream::try_unfold((reader, what), move |(mut reader, what)| async move {
-            reader.restart_deadline();
-            match tokio::time::timeout(deadline, reader.piece()).await {
-                Ok(piece) => Ok(piece?.map(|(_, piece)| (piece, (reader, what)))),
-                Err(_) => Err(Error::unavailable(format!(
-                    "{what}: no byte in {deadline:?}"
-                ))),
-            }
-        });
-        Box::pin(async move { Ok(pieces.boxed()) })
+        };
+        let stream = pieces::streamed(self.read([whole]), self.deadline());
+        Box::pin(async move { Ok(stream) })
     }
 }
 
@@ -153,51 +143,6 @@ impl Inner {
             self.registry.host(),
             self.path
         )
-    }
-
-    /// The deadline has passed.
-    fn late(&self, range: &Range<u64>) -> Error {
-        Error::unavailable(format!(
-            "{}: bytes {}..{} not here after {:?}",
-            self.what(),
-            range.start,
-            range.end,
-            self.registry.options.deadline
-        ))
-    }
-
-    /// What is wanted as it arrives; `all` is for the message when the deadline has passed.
-    fn placed(self: &Arc<Self>, wanted: Wanted, all: Range<u64>) -> PlacedStream {
-        let deadline = Instant::now() + self.registry.options.deadline;
-        let reader = Reader::new(Arc::clone(self), wanted);
-        let blob = Arc::clone(self);
-        stream::try_unfold(reader, move |mut reader| {
-            let (blob, all) = (Arc::clone(&blob), all.clone());
-            async move {
-                let piece = tokio::time::timeout_at(deadline, reader.piece()).await;
-                let piece = piece.unwrap_or_else(|_| Err(blob.late(&all)))?;
-                Ok(piece.map(|piece| (piece, reader)))
-            }
-        })
-        .boxed()
-    }
-
-    async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Bytes> {
-        let length = usize::try_from(range.end - range.start)
-            .map_err(|_| Error::internal("range over usize"))?;
-        let mut reader = Reader::new(Arc::clone(self), Wanted::new([range]));
-        let Some((_, first)) = reader.piece().await? else {
-            return Ok(Bytes::new());
-        };
-        if first.len() == length {
-            return Ok(first);
-        }
-        let mut all = BytesMut::with_capacity(length);
-        all.extend_from_slice(&first);
-        while let Some((_, piece)) = reader.piece().await? {
-            all.extend_from_slice(&piece);
-        }
-        Ok(all.freeze())
     }
 
     /// Opens an answer that has what comes next, and perhaps more of what is wanted.
@@ -217,8 +162,13 @@ impl Inner {
     async fn open_ranges(&self, wanted: &Wanted) -> Result<Option<Body>, Failure> {
         let ranges = header(wanted.iter())?;
         let response = self.get(Some(&ranges)).await?;
-        if response.status() != StatusCode::PARTIAL_CONTENT {
-            return Ok(None);
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => {}
+            StatusCode::OK | StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::BAD_REQUEST => {
+                return Ok(None);
+            }
+            // Has nothing to do with how many there are.
+            _ => return Err(self.refused(response).await),
         }
         let content_type = response.headers().get(CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
@@ -235,12 +185,14 @@ impl Inner {
             StatusCode::PARTIAL_CONTENT if !whole => self.partial(response, &range),
             StatusCode::OK => self.complete(response, &range),
             StatusCode::RANGE_NOT_SATISFIABLE => self.unsatisfied(&response, &range).await,
-            _ => {
-                let what = self.what();
-                let error = self.registry.refusal(response, &what, &self.traffic).await;
-                Err(Failure::fatal(error))
-            }
+            _ => Err(self.refused(response).await),
         }
+    }
+
+    async fn refused(&self, response: Response) -> Failure {
+        let what = self.what();
+        let error = self.registry.refusal(response, &what, &self.traffic).await;
+        Failure::fatal(error)
     }
 
     /// One request: to the store that the last redirect named, or to the registry.

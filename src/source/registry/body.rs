@@ -9,6 +9,7 @@ use super::{
     answer,
     blob::Inner,
     multipart::Multipart,
+    pieces::Pieces,
     retry::{Failure, Retry},
     wanted::{Cut, Wanted},
 };
@@ -109,19 +110,8 @@ impl Body {
 
 // === impl Reader ===
 
-impl Reader {
-    pub(super) fn new(blob: Arc<Inner>, wanted: Wanted) -> Self {
-        let retry = blob.registry.retry_by(blob.retry);
-        Self {
-            blob,
-            wanted,
-            body: None,
-            retry,
-        }
-    }
-
-    /// The next bytes and where they belong; `None` once all are there.
-    pub(super) async fn piece(&mut self) -> Result<Option<(u64, Bytes)>> {
+impl Pieces for Reader {
+    async fn piece(&mut self) -> Result<Option<(u64, Bytes)>> {
         while let Some(next) = self.wanted.next() {
             let at = next.start;
             match self.attempt().await {
@@ -144,9 +134,28 @@ impl Reader {
         Ok(None)
     }
 
-    /// Counts the deadline anew: for streams, whose length has no bound.
-    pub(super) fn restart_deadline(&mut self) {
+    fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    fn restart_deadline(&mut self) {
         self.retry.restart();
+    }
+
+    fn what(&self) -> String {
+        self.blob.what()
+    }
+}
+
+impl Reader {
+    pub(super) fn new(blob: Arc<Inner>, wanted: Wanted) -> Self {
+        let retry = blob.registry.retry_by(blob.retry);
+        Self {
+            blob,
+            wanted,
+            body: None,
+            retry,
+        }
     }
 
     /// At least one byte of what comes next, from the open answer or a new one; nothing if an answer

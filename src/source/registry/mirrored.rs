@@ -6,11 +6,11 @@ use std::{
     fmt,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
-use tokio::time::Instant;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, future::BoxFuture};
 
 use super::{
     blob::{Inner, RegistryBlob},
@@ -18,6 +18,7 @@ use super::{
     handed::RepositoryLogins,
     hosts::Capabilities,
     peers::{self, Peers},
+    pieces::{self, Pieces},
     repository::RegistryRepository,
     retry::Retry,
     wanted::Wanted,
@@ -180,7 +181,7 @@ impl BlobSource for MirroredBlob {
     fn read_at(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         Box::pin(async move {
             check_range(self, &range)?;
-            self.0.read(range, Vec::new()).await
+            pieces::whole(self.read([range]), self.deadline()).await
         })
     }
 
@@ -197,14 +198,15 @@ impl BlobSource for MirroredBlob {
                     "served bytes that are not what was signed; asking another host if there is one"
                 );
             }
-            self.0.read(range, avoid).await
+            let reader = Failover::new(&self.0, Wanted::new([range]), avoid);
+            pieces::whole(reader, self.deadline()).await
         })
     }
 
     fn read_pieces(&self, range: Range<u64>) -> BoxFuture<'_, Result<BlobStream>> {
         Box::pin(async move {
             check_range(self, &range)?;
-            let pieces = self.0.placed(Wanted::new([range.clone()]), range);
+            let pieces = pieces::placed(self.read([range]), self.deadline());
             Ok(pieces.map_ok(|(_, piece)| piece).boxed())
         })
     }
@@ -212,30 +214,27 @@ impl BlobSource for MirroredBlob {
     fn read_ranges(&self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<PlacedStream>> {
         Box::pin(async move {
             check_ranges(self, &ranges)?;
-            let wanted = Wanted::new(ranges);
-            let all = wanted.next().map_or(0, |next| next.start)..wanted.end();
-            Ok(self.0.placed(wanted, all))
+            Ok(pieces::placed(self.read(ranges), self.deadline()))
         })
     }
 
     fn stream(&self) -> BoxFuture<'_, Result<BlobStream>> {
-        let whole = Wanted::new([Range {
+        let whole = Range {
             start: 0,
             end: self.0.size,
-        }]);
-        let reader = Failover::new(&self.0, whole, Vec::new());
-        let deadline = self.0.peers.deadline();
-        let what = self.0.what();
-        let pieces = stream::try_unfold((reader, what), move |(mut reader, what)| async move {
-            reader.retry.restart();
-            match tokio::time::timeout(deadline, reader.piece()).await {
-                Ok(piece) => Ok(piece?.map(|(_, piece)| (piece, (reader, what)))),
-                Err(_) => Err(Error::unavailable(format!(
-                    "{what}: no byte in {deadline:?}"
-                ))),
-            }
-        });
-        Box::pin(async move { Ok(pieces.boxed()) })
+        };
+        let stream = pieces::streamed(self.read([whole]), self.deadline());
+        Box::pin(async move { Ok(stream) })
+    }
+}
+
+impl MirroredBlob {
+    fn read(&self, ranges: impl IntoIterator<Item = Range<u64>>) -> Failover {
+        Failover::new(&self.0, Wanted::new(ranges), Vec::new())
+    }
+
+    fn deadline(&self) -> Duration {
+        self.0.peers.deadline()
     }
 }
 
@@ -249,41 +248,6 @@ impl Shared {
             self.peers.name(),
             self.path
         )
-    }
-
-    /// What is wanted as it arrives; `all` is for the message when the deadline has passed.
-    fn placed(self: &Arc<Self>, wanted: Wanted, all: Range<u64>) -> PlacedStream {
-        let deadline = Instant::now() + self.peers.deadline();
-        let reader = Failover::new(self, wanted, Vec::new());
-        let blob = Arc::clone(self);
-        stream::try_unfold(reader, move |mut reader| {
-            let (blob, all) = (Arc::clone(&blob), all.clone());
-            async move {
-                let piece = tokio::time::timeout_at(deadline, reader.piece()).await;
-                let piece = piece.unwrap_or_else(|_| Err(blob.late(&all)))?;
-                Ok(piece.map(|piece| (piece, reader)))
-            }
-        })
-        .boxed()
-    }
-
-    async fn read(self: &Arc<Self>, range: Range<u64>, avoid: Vec<usize>) -> Result<Bytes> {
-        let deadline = self.peers.deadline();
-        let mut reader = Failover::new(self, Wanted::new([range.clone()]), avoid);
-        tokio::time::timeout(deadline, reader.whole())
-            .await
-            .unwrap_or_else(|_| Err(self.late(&range)))
-    }
-
-    /// The deadline has passed.
-    fn late(&self, range: &Range<u64>) -> Error {
-        Error::unavailable(format!(
-            "{}: bytes {}..{} not here after {:?}",
-            self.what(),
-            range.start,
-            range.end,
-            self.peers.deadline()
-        ))
     }
 
     /// The hosts that the bytes came from; if that has been forgotten, the one that is asked first.
@@ -357,37 +321,7 @@ impl Served {
 
 // === impl Failover ===
 
-impl Failover {
-    fn new(blob: &Arc<Shared>, wanted: Wanted, avoid: Vec<usize>) -> Self {
-        Self {
-            wanted,
-            open: None,
-            round: blob.order(&avoid),
-            errors: Vec::new(),
-            avoid,
-            retry: blob.peers.retry(),
-            blob: Arc::clone(blob),
-        }
-    }
-
-    async fn whole(&mut self) -> Result<Bytes> {
-        let length: u64 = self.wanted.iter().map(|run| run.end - run.start).sum();
-        let length = usize::try_from(length).map_err(|_| Error::internal("range over usize"))?;
-        let Some((_, first)) = self.piece().await? else {
-            return Ok(Bytes::new());
-        };
-        if first.len() == length {
-            return Ok(first);
-        }
-        let mut all = BytesMut::with_capacity(length);
-        all.extend_from_slice(&first);
-        while let Some((_, piece)) = self.piece().await? {
-            all.extend_from_slice(&piece);
-        }
-        Ok(all.freeze())
-    }
-
-    /// The next bytes and where they belong; `None` once all are there.
+impl Pieces for Failover {
     async fn piece(&mut self) -> Result<Option<(u64, Bytes)>> {
         while self.wanted.next().is_some() {
             let Some((host, reader)) = &mut self.open else {
@@ -413,6 +347,32 @@ impl Failover {
             }
         }
         Ok(None)
+    }
+
+    fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    fn restart_deadline(&mut self) {
+        self.retry.restart();
+    }
+
+    fn what(&self) -> String {
+        self.blob.what()
+    }
+}
+
+impl Failover {
+    fn new(blob: &Arc<Shared>, wanted: Wanted, avoid: Vec<usize>) -> Self {
+        Self {
+            wanted,
+            open: None,
+            round: blob.order(&avoid),
+            errors: Vec::new(),
+            avoid,
+            retry: blob.peers.retry(),
+            blob: Arc::clone(blob),
+        }
     }
 
     /// Turns to the next host; when all have failed, waits and begins a new round.

@@ -37,6 +37,7 @@ mod meter;
 mod mirrored;
 mod multipart;
 mod peers;
+mod pieces;
 mod provider;
 mod repository;
 mod retry;

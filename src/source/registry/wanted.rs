@@ -59,6 +59,11 @@ impl Wanted {
         self.0.back().map_or(0, |range| range.end)
     }
 
+    /// Bytes of all of them.
+    pub(super) fn length(&self) -> u64 {
+        self.0.iter().map(|range| range.end - range.start).sum()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Range<u64>> {
         self.0.iter()
     }

@@ -27,7 +27,7 @@ pub use self::{
 use super::{
     grant::CertifiedSigner,
     key::PublicKey,
-    signer::{Log, Signer},
+    signer::{self, Log, Signer},
     sigstore::{self, Attached, Proof, Rigour},
 };
 use crate::{
@@ -150,14 +150,7 @@ impl Attestation {
         let over = self.subject.bytes.as_ref();
         match signer {
             Signer::Keys { keys, log } => {
-                let mut reasons: Vec<String> = Vec::new();
-                for key in keys {
-                    match self.proof_by_key(content, key, log.as_ref()) {
-                        Ok(proof) => return Ok(proof),
-                        Err(why) => reasons.push(format!("key {}: {why}", key.origin())),
-                    }
-                }
-                Err(reasons.join(", "))
+                signer::by_any(keys, |key| self.proof_by_key(content, key, log.as_ref()))
             }
             Signer::Person { person, log } => log.root.verify_person(
                 &content.bundle(false)?,

@@ -12,7 +12,7 @@ use crate::{
         identity::SignedIdentity,
         key::PublicKey,
         pgp::Keyring,
-        signer::{Log, Signer},
+        signer::{self, Log, Signer},
         sigstore::Proof,
     },
 };
@@ -121,14 +121,7 @@ impl Candidate {
     fn proof(&self, content: &Content, signer: &Signer) -> Result<Proof, String> {
         match signer {
             Signer::Keys { keys, log } => {
-                let mut reasons: Vec<String> = Vec::new();
-                for key in keys {
-                    match self.proof_by_key(content, key, log.as_ref()) {
-                        Ok(proof) => return Ok(proof),
-                        Err(why) => reasons.push(format!("key {}: {why}", key.origin())),
-                    }
-                }
-                Err(reasons.join(", "))
+                signer::by_any(keys, |key| self.proof_by_key(content, key, log.as_ref()))
             }
             Signer::Person { person, log } => match content {
                 Content::Simple {
