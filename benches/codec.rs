@@ -213,7 +213,7 @@ mod zlib_ng {
     };
 
     /// Inflates a gzip member piece by piece.
-    pub fn inflate(blob: &[u8], buffer: &mut [u8]) {
+    pub(super) fn inflate(blob: &[u8], buffer: &mut [u8]) {
         let small = |length: usize| u32::try_from(length).expect("a small sample");
         // All zeros is a stream without a state, as zlib wants it; in Rust it is one only after this.
         let mut stream = MaybeUninit::<z_stream>::zeroed();
