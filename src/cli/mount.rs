@@ -17,7 +17,7 @@ use super::{
     runtime,
 };
 use crate::{
-    engine::{EngineSnapshot, FollowConfig, ReadFile},
+    engine::{Background, BackgroundConfig, EngineSnapshot, FollowConfig, ReadFile},
     error::{Error, Result},
     mount::{self, FrontEnd, MountOptions, Mounted, StopSignals, UmountOptions, daemon},
     open::OpenImage,
@@ -55,6 +55,9 @@ pub(super) struct Mount {
     /// Do not fetch ahead what the image's profile names.
     #[arg(long)]
     no_profile: bool,
+    /// Fetch the rest of the image into the store once it is mounted, while nobody waits for anything.
+    #[arg(long)]
+    complete: bool,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -168,6 +171,11 @@ impl Mount {
             &self.store.image_directories(),
             &options,
         )?;
+        if self.complete {
+            let background = Arc::new(Background::new(BackgroundConfig::RECOMMENDED));
+            let name = self.image.reference.to_string();
+            image.engine.complete(&background, &name, true, async {});
+        }
         if let (None, Some(read_ahead)) = (self.read_ahead_kib, mounted.read_ahead()) {
             tokio::spawn(read_ahead.clone().narrow_for_start(image.engine.followed()));
         }

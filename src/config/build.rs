@@ -8,7 +8,7 @@ use std::{
 
 use super::{Config, ConfirmConfig};
 use crate::{
-    engine::{EngineConfig, FollowConfig},
+    engine::{BackgroundConfig, EngineConfig, FollowConfig},
     error::{Error, Result},
     keys::{KeyConfig, Keyring},
     mount::MountOptions,
@@ -120,6 +120,7 @@ impl Config {
             keys: self.key_config()?,
             store: Arc::new(Store::open(&self.store()?)?),
             engine: self.engine(),
+            complete: self.fetch.complete.then(|| self.background()),
             platform: self.platform()?,
             insecure_plaintext_store: self.store.insecure_plaintext_store,
             min_lazy_bytes: self.snapshotter.min_lazy_kib.saturating_mul(1024),
@@ -152,6 +153,16 @@ impl Config {
         EngineConfig {
             follow: self.fetch.profiles.then_some(follow),
             ..EngineConfig::RECOMMENDED
+        }
+    }
+
+    fn background(&self) -> BackgroundConfig {
+        let fetch = &self.fetch;
+        BackgroundConfig {
+            after: Duration::from_secs(fetch.complete_after_seconds),
+            rate: fetch.complete_kib_per_second.saturating_mul(1024),
+            at_once: Duration::from_millis(fetch.complete_at_once_ms),
+            ..BackgroundConfig::RECOMMENDED
         }
     }
 

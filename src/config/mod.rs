@@ -160,6 +160,14 @@ pub struct FetchConfig {
     pub profiles: bool,
     /// How much of one image at most.
     pub profile_budget_mib: u64,
+    /// Fetch the rest of mounted images while nobody waits.
+    pub complete: bool,
+    /// How fast for all images together; 0 is no limit.
+    pub complete_kib_per_second: u64,
+    /// How long after the mount.
+    pub complete_after_seconds: u64,
+    /// What comes within so long is fetched at once.
+    pub complete_at_once_ms: u64,
 }
 
 /// `[store]`: verified chunks kept on this node.
@@ -414,6 +422,10 @@ impl Default for FetchConfig {
         Self {
             profiles: true,
             profile_budget_mib: 256,
+            complete: true,
+            complete_kib_per_second: 8192,
+            complete_after_seconds: 30,
+            complete_at_once_ms: 2000,
         }
     }
 }

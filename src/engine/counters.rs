@@ -34,6 +34,7 @@ pub(super) struct Counters {
     pub(super) extents: AtomicU64,
     pub(super) extent_bytes: AtomicU64,
     pub(super) ahead_bytes: AtomicU64,
+    pub(super) rest_bytes: AtomicU64,
     pub(super) chunks: AtomicU64,
     pub(super) mismatches: AtomicU64,
     pub(super) failed: PerKind,
@@ -53,6 +54,8 @@ pub struct EngineSnapshot {
     pub extent_bytes: u64,
     /// Of these, bytes of ranges that were fetched before anybody asked for them.
     pub ahead_bytes: u64,
+    /// And bytes of ranges that nobody asked for and that were fetched to complete images.
+    pub rest_bytes: u64,
     /// Chunks decoded and verified.
     pub chunks: u64,
     /// Chunks whose digest did not match.
@@ -119,6 +122,7 @@ impl Counters {
             extents: load(&self.extents),
             extent_bytes: load(&self.extent_bytes),
             ahead_bytes: load(&self.ahead_bytes),
+            rest_bytes: load(&self.rest_bytes),
             chunks: load(&self.chunks),
             mismatches: load(&self.mismatches),
             failed_reads: self.failed.counts().total(),
@@ -137,6 +141,7 @@ impl EngineCounts {
             extents,
             extent_bytes,
             ahead_bytes,
+            rest_bytes,
             chunks,
             mismatches,
             failed_reads,
@@ -146,6 +151,7 @@ impl EngineCounts {
         *extents += other.numbers.extents;
         *extent_bytes += other.numbers.extent_bytes;
         *ahead_bytes += other.numbers.ahead_bytes;
+        *rest_bytes += other.numbers.rest_bytes;
         *chunks += other.numbers.chunks;
         *mismatches += other.numbers.mismatches;
         *failed_reads += other.numbers.failed_reads;

@@ -18,6 +18,7 @@ use super::{
     arriving::Arriving,
     counters::Counters,
     flights::Waiter,
+    laid::LaidUnit,
     operation::Fault,
     plan::{self, Extent, Joining},
     workers::{Queues, Task},
@@ -30,7 +31,7 @@ use crate::{
 };
 
 /// Why units are fetched.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
     /// A reader waits for one of them.
     Read,
@@ -38,6 +39,8 @@ pub(super) enum Why {
     Ahead,
     /// What came was not what was signed.
     Again,
+    /// Nobody may ever want them; the store does.
+    Rest,
 }
 
 impl Shared {
@@ -129,12 +132,12 @@ impl Shared {
         layer_number: u16,
         unit: u32,
         compressed: &Bytes,
-        again: bool,
+        why: Why,
     ) {
         let layer = &self.layers[usize::from(layer_number)];
         let checked = layer.decode(unit, compressed);
         let waiting = |chunk: u32| self.flights.waits_for(layer_number, unit, chunk);
-        if !again
+        if why != Why::Again
             && checked
                 .iter()
                 .any(|(chunk, result)| result.is_err() && waiting(*chunk))
@@ -154,7 +157,10 @@ impl Shared {
                 Ok(verified) => {
                     Counters::add(&self.counters.chunks, 1);
                     if let Some(digest) = layer.digest(*chunk) {
-                        self.store.put(&layer.data.space, &digest, verified);
+                        match why {
+                            Why::Rest => self.store.put_apart(&layer.data.space, &digest, verified),
+                            _ => self.store.put(&layer.data.space, &digest, verified),
+                        }
                     }
                 }
                 Err(_) => Counters::add(&self.counters.mismatches, 1),
@@ -222,7 +228,7 @@ impl Shared {
     }
 
     /// Reads an extent; what does not come fails whoever waits for it. `nearly` is told when the next
-    /// one should be asked for, so that its answer comes when this one has ended.
+    /// one should be asked for, so that its answer comes when this one has ended. Says whether all came.
     pub(super) async fn carry(
         &self,
         queues: &Queues,
@@ -230,16 +236,23 @@ impl Shared {
         extent: Extent,
         why: Why,
         nearly: Option<oneshot::Sender<()>>,
-    ) {
+    ) -> bool {
+        let background = self.background.get().filter(|_| why != Why::Rest);
+        let _first = background.map(|it| it.other());
         let length = extent.length();
         Counters::add(&self.counters.extents, 1);
         Counters::add(&self.counters.extent_bytes, length);
-        if why == Why::Ahead {
-            Counters::add(&self.counters.ahead_bytes, length);
+        match why {
+            Why::Ahead => Counters::add(&self.counters.ahead_bytes, length),
+            Why::Rest => Counters::add(&self.counters.rest_bytes, length),
+            Why::Read | Why::Again => {}
         }
         let mut arriving = Arriving::new(extent);
-        let received = self.receive(queues, layer, &mut arriving, why == Why::Again, nearly);
-        if let Err(error) = received.await {
+        let received = self
+            .receive(queues, layer, &mut arriving, why, nearly)
+            .await;
+        let came = received.is_ok();
+        if let Err(error) = received {
             let digest = &self.layers[usize::from(layer)].data.digest;
             let fault = Fault::from(&error.context(format!("layer {digest}")));
             for unit in arriving.missing() {
@@ -248,6 +261,7 @@ impl Shared {
                 }
             }
         }
+        came
     }
 
     /// Reads an extent and has each unit decoded as soon as it is whole.
@@ -256,7 +270,7 @@ impl Shared {
         queues: &Queues,
         layer: u16,
         arriving: &mut Arriving,
-        again: bool,
+        why: Why,
         mut nearly: Option<oneshot::Sender<()>>,
     ) -> Result<()> {
         let data = &self.layers[usize::from(layer)].data;
@@ -275,7 +289,7 @@ impl Shared {
             let mut first = None;
             let mut rest = 0;
             let mut left: u64 = ranges.iter().map(|run| run.end - run.start).sum();
-            let mut pieces = if again {
+            let mut pieces = if why == Why::Again {
                 elsewhere(&*data.source, ranges).await?
             } else {
                 data.source.read_ranges(ranges).await?
@@ -293,7 +307,7 @@ impl Shared {
                     let _ = nearly.take().map(|it| it.send(()));
                 }
                 if ready.load(Ordering::Relaxed) {
-                    self.hand_over(queues, layer, arriving, again);
+                    self.hand_over(queues, layer, arriving, why);
                 }
             }
             if let Some(first) = first {
@@ -302,7 +316,7 @@ impl Shared {
             Ok::<_, Error>(())
         };
         try_join(windows, reading).await?;
-        self.hand_over(queues, layer, arriving, again);
+        self.hand_over(queues, layer, arriving, why);
         match arriving.missing().next() {
             None => Ok(()),
             Some(unit) => Err(Error::unavailable(format!("unit {unit}: answer cut off"))),
@@ -310,20 +324,40 @@ impl Shared {
     }
 
     /// Has the units decoded that are whole.
-    fn hand_over(&self, queues: &Queues, layer: u16, arriving: &mut Arriving, again: bool) {
+    fn hand_over(&self, queues: &Queues, layer: u16, arriving: &mut Arriving, why: Why) {
         while let Some((unit, compressed)) = arriving.whole_unit() {
-            let task = Task::Decode {
+            self.laid.add(LaidUnit {
                 layer,
                 unit,
                 compressed,
-                again,
-            };
-            if self.flights.is_wanted(layer, unit) {
-                queues.send(task);
-            } else {
-                queues.send_later(task);
+                why,
+            });
+            // After it was laid down: who comes from here on takes it out of turn.
+            if !(self.flights.is_wanted(layer, unit) && self.decode_now(queues, layer, unit)) {
+                queues.send(Task::DecodeNext);
             }
         }
+    }
+
+    /// Has a unit decoded out of turn if it has come; says whether it has.
+    pub(super) fn decode_now(&self, queues: &Queues, layer: u16, unit: u32) -> bool {
+        let laid = self.laid.take(layer, unit);
+        let came = laid.is_some();
+        if let Some(LaidUnit {
+            layer,
+            unit,
+            compressed,
+            why,
+        }) = laid
+        {
+            queues.send(Task::Decode {
+                layer,
+                unit,
+                compressed,
+                why,
+            });
+        }
+        came
     }
 }
 

@@ -56,31 +56,50 @@ impl Shared {
             {
                 let extent = shared.regapped(layer, extent);
                 let (nearly, soon) = oneshot::channel();
-                let (shared, queues) = (Arc::clone(&shared), queues.clone());
+                let (carrying, queues) = (Arc::clone(&shared), queues.clone());
                 tokio::spawn(async move {
                     let nearly = Some(nearly);
-                    shared
+                    carrying
                         .carry(&queues, layer, extent, Why::Ahead, nearly)
                         .await;
-                    shared.pending.landed();
+                    carrying.pending.landed();
                     drop(permit);
                 });
                 // Dropped when it has come, or will not come.
                 let _ = soon.await;
+                shared.laid.room().await;
             }
         });
     }
 
-    /// A reader wants a unit that is on its way: if only a profile was going to fetch it, it is
-    /// fetched now.
+    /// A reader wants a unit that is on its way: if it has come it is decoded now, and if only a profile
+    /// was going to fetch it, it is fetched now.
     pub(super) fn demand(self: &Arc<Self>, queues: &Queues, layer: u16, unit: u32) {
+        if self.decode_now(queues, layer, unit) {
+            return;
+        }
         if let Some(extent) = self.pending.take(layer, unit) {
             self.request(queues, layer, extent, Why::Read);
         }
     }
 
+    /// Fetches nothing more of what was to be followed but what readers wait for.
+    pub(super) fn abandon(self: &Arc<Self>, queues: &Queues) {
+        for (layer, mut extent) in self.pending.take_all() {
+            // Who comes from here on fetches it himself.
+            extent
+                .units
+                .retain(|&unit| !self.flights.end_idle(layer, unit));
+            if !extent.units.is_empty() {
+                let table = &self.layers[usize::from(layer)].data.table;
+                let wanted = plan::apart(table, extent.units, profile::GAP);
+                self.request(queues, layer, wanted, Why::Read);
+            }
+        }
+    }
+
     /// The extent with the units whose flights begin now; `None` if there are none.
-    fn begun(&self, layer: u16, mut extent: Extent) -> Option<Extent> {
+    pub(super) fn begun(&self, layer: u16, mut extent: Extent) -> Option<Extent> {
         let data = &self.layers[usize::from(layer)];
         extent
             .units
@@ -111,9 +130,15 @@ impl Pending {
 
     /// Nothing more is fetched.
     pub(super) fn clear(&self) {
-        self.lock().clear();
+        self.take_all();
+    }
+
+    /// All that has not been asked for; nothing is any more.
+    fn take_all(&self) -> Vec<(u16, Extent)> {
+        let all = std::mem::take(&mut *self.lock());
         self.count.store(0, Ordering::Release);
         self.tell();
+        all
     }
 
     /// Whether all of it has come, or there was nothing.
@@ -152,7 +177,7 @@ impl Pending {
     }
 
     /// Whether all of it has been asked for, or there was nothing.
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
     }
 

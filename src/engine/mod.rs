@@ -6,15 +6,18 @@
 //! neither the front end's threads nor the network's ever do it.
 
 mod arriving;
+mod background;
 mod counters;
 mod fetch;
 mod flights;
 mod follow;
+mod laid;
 mod neighbours;
 mod operation;
 mod pace;
 mod plan;
 mod profile;
+mod rest;
 mod streams;
 mod workers;
 
@@ -25,24 +28,27 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{runtime::Handle, sync::oneshot, task::AbortHandle};
 
+pub use self::{
+    background::{Background, BackgroundConfig},
+    counters::{EngineCounts, EngineSnapshot, Meter, ServedFrom},
+    neighbours::Reach,
+    profile::{FollowConfig, Profile, Run},
+};
 use self::{
     counters::Counters,
     flights::{Flights, Waiter},
     follow::Pending,
+    laid::Laid,
     neighbours::Neighbours,
     operation::{Answer, Fault, Operation},
     pace::Pace,
     plan::ByUnit,
     profile::Recorder,
+    rest::Completion,
     streams::Streams,
     workers::{Task, Workers},
-};
-pub use self::{
-    counters::{EngineCounts, EngineSnapshot, Meter, ServedFrom},
-    neighbours::Reach,
-    profile::{FollowConfig, Profile, Run},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -123,6 +129,8 @@ pub struct LayerData {
 pub struct Engine {
     shared: Arc<Shared>,
     workers: Workers,
+    /// Ends the completion of the image.
+    completion: OnceLock<AbortHandle>,
 }
 
 /// What reads, workers and fetches have in common.
@@ -136,9 +144,13 @@ struct Shared {
     pace: Pace,
     /// What a profile has still to fetch.
     pending: Pending,
+    /// What has come and is to be decoded.
+    laid: Laid,
     neighbours: Neighbours,
     /// Notes what is read, from when somebody asks for it.
     recorder: OnceLock<Recorder>,
+    /// Is told what goes before it.
+    background: OnceLock<Arc<Background>>,
     counters: Arc<Counters>,
     config: EngineConfig,
 }
@@ -202,13 +214,19 @@ impl Engine {
             streams: Streams::new(config.stream_window),
             pace: Pace::new(config.min_extent, config.grow),
             pending: Pending::default(),
+            laid: Laid::default(),
             neighbours: Neighbours::new(config.neighbours),
             recorder: OnceLock::new(),
+            background: OnceLock::new(),
             counters: Arc::default(),
             config,
         });
         let workers = Workers::start(&shared)?;
-        Ok(Self { shared, workers })
+        Ok(Self {
+            shared,
+            workers,
+            completion: OnceLock::new(),
+        })
     }
 
     /// [`ReadFile::read`] for async callers.
@@ -257,6 +275,33 @@ impl Engine {
         async move { shared.pending.over().await }
     }
 
+    /// Has everything fetched into the store that it lacks, while nobody waits for anything and not
+    /// before `may_begin`. If that takes little time ([`BackgroundConfig::at_once`]) and a start is
+    /// `at_hand` of which no profile tells what it reads, then at once. Nothing happens if the store has
+    /// no disk, and at a second call. `image` is what the log calls it.
+    pub fn complete(
+        &self,
+        background: &Arc<Background>,
+        image: &str,
+        at_hand: bool,
+        may_begin: impl Future<Output = ()> + Send + 'static,
+    ) {
+        if self.shared.store.room() == 0
+            || self.shared.background.set(Arc::clone(background)).is_err()
+        {
+            return;
+        }
+        let completion = Completion {
+            shared: Arc::downgrade(&self.shared),
+            queues: self.workers.queues(),
+            background: Arc::clone(background),
+            image: image.to_owned(),
+            at_once: at_hand && self.shared.pending.is_over(),
+        };
+        let running = self.shared.runtime.spawn(completion.run(may_begin));
+        self.completion.get_or_init(|| running.abort_handle());
+    }
+
     /// Begins to note what is read.
     pub fn record(&self) {
         self.shared.recorder.get_or_init(Recorder::default);
@@ -298,6 +343,9 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        if let Some(completion) = self.completion.get() {
+            completion.abort();
+        }
         // What is on its way is let go on; the rest of a profile is not.
         self.shared.pending.clear();
     }

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Notify;
+
 /// Twice what is fetched beside, in such products: measured with starts of large images, where most of
 /// what lies behind is needed too and a request costs the other side work besides its time.
 const WORTH: u64 = 5;
@@ -27,6 +29,8 @@ pub(super) struct Pace {
     /// Without answers to go by.
     default: u64,
     answers: Mutex<Answers>,
+    /// Told when a speed is noted.
+    told: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +57,7 @@ impl Pace {
             bounds,
             default,
             answers: Mutex::default(),
+            told: Notify::new(),
         }
     }
 
@@ -64,6 +69,8 @@ impl Pace {
             #[allow(clippy::cast_precision_loss, reason = "an estimate")]
             let speed = rest as f64 / took.as_secs_f64().max(1e-9);
             answers.speeds.add(speed.min(FASTEST));
+            drop(answers);
+            self.told.notify_waiters();
         }
     }
 
@@ -78,6 +85,32 @@ impl Pace {
     /// Bytes that come while an answer is waited for; all there are until that is known.
     pub(super) fn in_flight(&self) -> u64 {
         self.product().unwrap_or(u64::MAX)
+    }
+
+    /// Ends when so many bytes seem to take no longer than `limit`.
+    pub(super) async fn is_quick(&self, bytes: u64, limit: Duration) {
+        loop {
+            let mut told = std::pin::pin!(self.told.notified());
+            // Before the look: what happens after it is told.
+            told.as_mut().enable();
+            if self.takes(bytes).is_some_and(|it| it <= limit) {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// Whether it is known how fast the source is.
+    pub(super) fn is_known(&self) -> bool {
+        self.takes(0).is_some()
+    }
+
+    /// How long so many bytes take, once that is known.
+    fn takes(&self, bytes: u64) -> Option<Duration> {
+        let speed = self.lock().speeds.iter().reduce(f64::max)?;
+        #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+        let seconds = bytes as f64 / speed;
+        Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
     }
 
     fn product(&self) -> Option<u64> {
@@ -152,5 +185,18 @@ mod tests {
             answer(&pace, 100, 100_000, 1_000_000);
         }
         assert!(pace.extent().abs_diff(250_000) < 250);
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_is_not_quick_until_the_source_is() {
+        use futures::FutureExt;
+
+        let pace = Pace::new(0, (1, u64::MAX));
+        let mut quick = Box::pin(pace.is_quick(1_000_000, Duration::from_secs(1)));
+        assert!(quick.as_mut().now_or_never().is_none(), "nothing is known");
+        answer(&pace, 10, 100_000, 500_000);
+        assert!(quick.as_mut().now_or_never().is_none(), "two seconds");
+        answer(&pace, 10, 100_000, 2_000_000);
+        quick.await;
     }
 }

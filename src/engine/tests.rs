@@ -10,6 +10,7 @@ use std::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use futures::{StreamExt, future::BoxFuture, stream};
@@ -118,7 +119,7 @@ fn fixture_on(store: &StoreConfig, chunks: u32, config: EngineConfig, gate: usiz
     let mut plain = Vec::new();
     for index in 0..chunks {
         let bytes: Vec<u8> = (0..CHUNK)
-            .map(|i| Sha256::digest([index as u8, i as u8, (i >> 8) as u8])[0])
+            .map(|i| Sha256::digest([index.to_le_bytes(), (i as u32).to_le_bytes()].concat())[0])
             .collect();
         let offset = blob.len();
         let mut gzip = flate2::write::GzEncoder::new(&mut blob, flate2::Compression::fast());
@@ -530,10 +531,160 @@ async fn neighbours_of_what_was_read_come_after_it() {
     let f = fixture(30, config, 1000);
     f.read(10_000, 10).await.unwrap();
     // As much as was asked for in the first place, behind it.
-    while f.engine.snapshot().ahead_bytes == 0 {
+    while f.requests() < 2 {
         tokio::task::yield_now().await;
     }
     let log = f.source.log.lock().unwrap().clone();
     assert_eq!(log.len(), 2, "{log:?}");
     assert_eq!(log[1].start, log[0].end, "{log:?}");
+}
+
+/// A store with room for so many bytes on disk.
+fn on_disk(directory: &std::path::Path, memory_bytes: usize, bytes: u64) -> StoreConfig {
+    StoreConfig {
+        memory_bytes,
+        disk: Some((directory.to_owned(), bytes)),
+        indexes: None,
+    }
+}
+
+fn background(at_once: Duration) -> Arc<Background> {
+    Arc::new(Background::new(BackgroundConfig {
+        after: Duration::ZERO,
+        rate: 0,
+        at_once,
+        pause: Duration::from_millis(50),
+    }))
+}
+
+/// Waits until so many chunks are on disk.
+async fn until_on_disk(f: &Fixture, chunks: u64) {
+    let all = async {
+        while f.engine.store().snapshot().disk_bytes < chunks * CHUNK as u64 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let came = tokio::time::timeout(Duration::from_secs(600), all).await;
+    assert!(came.is_ok(), "{:?}", f.engine.store().snapshot());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_completed_on_disk_and_does_without_its_source() {
+    let directory = tempfile::tempdir().unwrap();
+    let f = fixture_on(&on_disk(directory.path(), 1 << 20, 1 << 20), 5, BARE, 100);
+    f.read(2000, 1000).await.unwrap();
+    f.engine
+        .complete(&background(Duration::ZERO), "image", false, async {});
+    until_on_disk(&f, 5).await;
+    let counted = f.engine.snapshot();
+    assert_eq!(counted.chunks, 5, "none comes twice");
+    // The gap that was there is smaller than what another run costs.
+    assert_eq!(counted.rest_bytes, f.source.size());
+    let in_memory = f.engine.store().snapshot().memory_bytes;
+    assert!(
+        in_memory < 2 * CHUNK as u64,
+        "{in_memory}: only what was read"
+    );
+    f.source.down.store(true, Ordering::SeqCst);
+    assert_eq!(f.read(0, 5000).await.unwrap(), f.plain);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn completion_comes_back_to_a_source_that_was_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let f = fixture_on(&on_disk(directory.path(), 0, 1 << 20), 3, BARE, 100);
+    f.source.down.store(true, Ordering::SeqCst);
+    let begin = tokio::time::Instant::now();
+    f.engine
+        .complete(&background(Duration::ZERO), "image", false, async {});
+    while f.requests() < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let took = begin.elapsed();
+    assert!(took >= Duration::from_millis(150), "{took:?}: with pauses");
+    f.source.down.store(false, Ordering::SeqCst);
+    until_on_disk(&f, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn completion_never_takes_the_room_of_what_was_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let f = fixture_on(&on_disk(directory.path(), 0, 2500), 5, BARE, 100);
+    f.read(4000, 1000).await.unwrap();
+    f.engine.store().flush();
+    let requests = f.requests();
+    f.engine
+        .complete(&background(Duration::ZERO), "image", false, async {});
+    // Its task ends when it finds that there is no room, and with it its hold on the background.
+    while Arc::strong_count(f.engine.shared.background.get().unwrap()) > 1 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(
+        f.requests(),
+        requests,
+        "all of what is missing is one request"
+    );
+    assert_eq!(f.engine.store().snapshot().disk_evictions, 0);
+}
+
+/// An image of a thousand chunks, more than is asked for to see how fast its source is; nothing is
+/// fetched but at once.
+fn at_once(directory: &std::path::Path, gate: usize, at_once: Duration) -> Fixture {
+    let f = fixture_on(&on_disk(directory, 0, 4 << 20), 1000, BARE, gate);
+    let config = BackgroundConfig {
+        after: Duration::from_secs(3600),
+        rate: 1,
+        at_once,
+        ..BackgroundConfig::RECOMMENDED
+    };
+    let background = Arc::new(Background::new(config));
+    if gate == 0 {
+        // Not asked for what is known.
+        note_speed(&f, 1 << 30);
+    }
+    f.engine.complete(&background, "image", true, async {});
+    f
+}
+
+fn note_speed(f: &Fixture, bytes_a_second: u64) {
+    let pace = &f.engine.shared.pace;
+    pace.note(Duration::ZERO, bytes_a_second, Duration::from_secs(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_comes_soon_is_fetched_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let f = at_once(directory.path(), 100, Duration::from_secs(5));
+    while f.requests() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    note_speed(&f, 100_000);
+    f.read(999_000, 1000).await.unwrap();
+    assert_eq!(
+        f.engine.snapshot().extents,
+        2,
+        "what comes in ten seconds is not"
+    );
+    note_speed(&f, 1_000_000);
+    until_on_disk(&f, 1000).await;
+    assert_eq!(f.engine.snapshot().extents, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_does_not_come_soon_is_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let f = at_once(directory.path(), 0, Duration::from_millis(50));
+    while f.requests() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The second half waits for nobody yet: its unit is in the extent that is given up.
+    let read = f.read(999_000, 1000);
+    let opened = async {
+        while !f.engine.shared.pending.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        f.source.gate.add_permits(100);
+    };
+    let (read, ()) = tokio::join!(read, opened);
+    assert_eq!(read.unwrap(), f.plain[999_000..]);
 }

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc, thread::JoinHandle};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, select_biased};
 
-use super::{FileData, Shared, flights::Waiter, plan::Extent};
+use super::{FileData, Shared, fetch::Why, flights::Waiter, plan::Extent};
 use crate::error::{Error, Result};
 
 /// One piece of work.
@@ -28,8 +28,10 @@ pub(super) enum Task {
         layer: u16,
         unit: u32,
         compressed: Bytes,
-        again: bool,
+        why: Why,
     },
+    /// Decode the next unit that nobody waits for.
+    DecodeNext,
     /// End the thread.
     Stop,
 }
@@ -59,6 +61,7 @@ impl Workers {
         // Unbounded, but what waits is bounded by the kernel's requests and the stream windows.
         let (urgent, urgent_tasks) = crossbeam_channel::unbounded();
         let (later, later_tasks) = crossbeam_channel::unbounded();
+        let never = crossbeam_channel::never();
         let queues = Queues { urgent, later };
         let mut workers = Self {
             queues,
@@ -66,6 +69,11 @@ impl Workers {
         };
         for i in 0..count {
             let (shared, queues) = (Arc::clone(shared), workers.queues.clone());
+            // One is left for what readers wait for.
+            let later_tasks = match (i, count) {
+                (0, 2..) => &never,
+                _ => &later_tasks,
+            };
             let (urgent, later) = (urgent_tasks.clone(), later_tasks.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("nacre-work-{i}"))
@@ -78,6 +86,11 @@ impl Workers {
 
     pub(super) fn send(&self, task: Task) {
         self.queues.send(task);
+    }
+
+    /// Where tasks are put.
+    pub(super) fn queues(&self) -> Queues {
+        self.queues.clone()
     }
 }
 
@@ -101,7 +114,7 @@ impl Queues {
     /// which answers their reads with an error.
     pub(super) fn send(&self, task: Task) {
         let queue = match &task {
-            Task::Prefetch { .. } => &self.later,
+            Task::Prefetch { .. } | Task::DecodeNext => &self.later,
             Task::Look { .. }
             | Task::Neighbours
             | Task::Follow { .. }
@@ -109,13 +122,6 @@ impl Queues {
             | Task::Stop => &self.urgent,
         };
         if queue.send(task).is_err() {
-            tracing::debug!("task after the engine stopped");
-        }
-    }
-
-    /// Queues the decoding of a unit that nobody waits for.
-    pub(super) fn send_later(&self, task: Task) {
-        if self.later.send(task).is_err() {
             tracing::debug!("task after the engine stopped");
         }
     }
@@ -140,9 +146,18 @@ fn work(shared: &Arc<Shared>, queues: &Queues, urgent: &Receiver<Task>, later: &
                 layer,
                 unit,
                 compressed,
-                again,
+                why,
             }) => {
-                shared.decode(queues, layer, unit, &compressed, again);
+                shared.decode(queues, layer, unit, &compressed, why);
+            }
+            // It may have been taken out of turn.
+            Ok(Task::DecodeNext) => {
+                if shared.store.is_behind() {
+                    shared.store.flush();
+                }
+                if let Some(it) = shared.laid.next() {
+                    shared.decode(queues, it.layer, it.unit, &it.compressed, it.why);
+                }
             }
             Ok(Task::Stop) | Err(_) => return,
         }

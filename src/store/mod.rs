@@ -230,6 +230,44 @@ impl Store {
         }
     }
 
+    /// Keeps a chunk on disk, without a place in memory: nobody has asked for it. Does not wait.
+    pub fn put_apart(&self, space: &Space, digest: &ChunkDigest, chunk: &VerifiedChunk) {
+        let id = space.id(digest);
+        if let Some(disk) = &self.disk
+            && !disk.disk.contains(&id)
+            && !disk.write(id, chunk, space)
+        {
+            self.counters.not_kept.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the chunk is on disk, or will be because it is in memory.
+    pub fn settles(&self, space: &Space, digest: &ChunkDigest) -> bool {
+        let id = space.id(digest);
+        let Some(disk) = &self.disk else { return false };
+        disk.disk.contains(&id)
+            || self
+                .memory
+                .get(&id)
+                .is_some_and(|chunk| disk.write(id, &chunk, space))
+    }
+
+    /// Whether much waits to be written: who can wait should ([`flush`](Self::flush)).
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        let disk = self.disk.as_ref();
+        disk.is_some_and(|it| it.queued.load(Ordering::Relaxed) > QUEUE / 2)
+    }
+
+    /// Bytes that can be kept on disk without dropping anything; 0 if there is no disk.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.disk.as_ref().map_or(0, |it| {
+            let waiting = it.queued.load(Ordering::Relaxed);
+            it.disk.capacity().saturating_sub(it.disk.used() + waiting)
+        })
+    }
+
     /// The indexes of ordinary layers, if they are kept.
     #[must_use]
     pub fn indexes(&self) -> Option<&Indexes> {

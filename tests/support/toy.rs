@@ -221,6 +221,7 @@ impl Node {
                 workers: 1,
                 ..EngineConfig::RECOMMENDED
             },
+            complete: None,
             platform: Platform::host(),
             insecure_plaintext_store: false,
             min_lazy_bytes: 0,

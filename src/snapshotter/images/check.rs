@@ -18,9 +18,10 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     codec,
     error::{Error, Kind, Result},
-    index::{Entry, EntryKind, LayerIndex, clean_path},
+    index::{Chunk, ChunkTable, Entry, EntryKind, LayerIndex, Place, clean_path},
     oci::{Digest, Hasher, media_type::Compression},
     source::BlobSource,
+    store::{Space, Store, VerifiedChunk},
     tar::{TarEntry, TarKind, TarReader},
 };
 
@@ -33,6 +34,13 @@ pub(super) enum Checked {
     Other(String),
 }
 
+/// Where the chunks of a layer that is checked are kept: what has been fetched need not be fetched again.
+#[derive(Clone, Debug)]
+pub(super) struct Keep {
+    pub(super) store: Arc<Store>,
+    pub(super) space: Space,
+}
+
 /// Pieces between network and decoder.
 const QUEUE: usize = 16;
 /// Entries that only lazy formats have: stargz's table of contents and landmarks.
@@ -43,7 +51,7 @@ const OF_THE_FORMAT: [&[u8]; 3] = [
 ];
 
 /// Streams `blob` (decrypting, and verifying itself) at no more than `rate` bytes a second (0: as it
-/// comes) and holds it against `diff_id` and `index`.
+/// comes) and holds it against `diff_id` and `index`. Chunks that are what the index says are kept.
 ///
 /// # Errors
 /// What keeps the layer from being read; then nothing is known of it.
@@ -53,6 +61,7 @@ pub(super) async fn check(
     diff_id: Digest,
     index: LayerIndex,
     rate: u64,
+    keep: Option<Keep>,
 ) -> Result<Checked> {
     let (send, receive) = mpsc::channel(QUEUE);
     let reading = tokio::task::spawn_blocking(move || {
@@ -61,7 +70,12 @@ pub(super) async fn check(
             current: Bytes::new(),
             ended: false,
         };
-        compare(codec::reader(compression, feed)?, &diff_id, &index)
+        compare(
+            codec::reader(compression, feed)?,
+            &diff_id,
+            &index,
+            keep.as_ref(),
+        )
     });
     let streamed = stream(&*blob, send, rate).await;
     let compared = reading
@@ -100,13 +114,18 @@ async fn stream(blob: &dyn BlobSource, pieces: mpsc::Sender<Bytes>, rate: u64) -
 }
 
 /// Holds a tar against its digest and index.
-fn compare(tar: impl Read, diff_id: &Digest, index: &LayerIndex) -> Result<Checked> {
+fn compare(
+    tar: impl Read,
+    diff_id: &Digest,
+    index: &LayerIndex,
+    keep: Option<&Keep>,
+) -> Result<Checked> {
     let hashed = Hashed {
         inner: tar,
         hasher: diff_id.hasher(),
     };
     let mut reader = TarReader::new(hashed);
-    let difference = files(&mut reader, index);
+    let difference = files(&mut reader, index, keep);
     let mut hashed = reader.into_inner();
     let drained = io::copy(&mut hashed, &mut io::sink());
     drained.map_err(|e| Error::invalid("layer cannot be decoded").with_source(e))?;
@@ -120,7 +139,11 @@ fn compare(tar: impl Read, diff_id: &Digest, index: &LayerIndex) -> Result<Check
 }
 
 /// The first difference between a tar's entries and an index's.
-fn files<R: Read>(tar: &mut TarReader<R>, index: &LayerIndex) -> Result<Option<String>> {
+fn files<R: Read>(
+    tar: &mut TarReader<R>,
+    index: &LayerIndex,
+    keep: Option<&Keep>,
+) -> Result<Option<String>> {
     let mut left: HashMap<&[u8], &Entry> = index.entries.iter().map(|it| (&*it.path, it)).collect();
     while let Some(entry) = tar.next()? {
         let path = clean_path(&entry.name).map_err(Error::invalid)?;
@@ -143,7 +166,7 @@ fn files<R: Read>(tar: &mut TarReader<R>, index: &LayerIndex) -> Result<Option<S
                 let mut bytes = vec![0; chunk.length as usize];
                 tar.read_exact(&mut bytes)
                     .map_err(|e| Error::invalid("layer cannot be decoded").with_source(e))?;
-                if !index.table.verify(chunk, &bytes) {
+                if !is_chunk(&index.table, chunk, bytes, keep) {
                     return differs("content");
                 }
             }
@@ -155,6 +178,21 @@ fn files<R: Read>(tar: &mut TarReader<R>, index: &LayerIndex) -> Result<Option<S
         let path = String::from_utf8_lossy(&it.path);
         format!("{path:?} is in its index, but not in its tar")
     }))
+}
+
+/// Whether `bytes`, as many as the chunk has, are the chunk's. If they are, and the index says so by a
+/// digest, they are kept.
+fn is_chunk(table: &ChunkTable, chunk: &Chunk, bytes: Vec<u8>, keep: Option<&Keep>) -> bool {
+    let digested = matches!(chunk.place, Place::Unit { .. }) && table.spans.is_empty();
+    let Some(keep) = keep.filter(|_| digested) else {
+        return table.verify(chunk, &bytes);
+    };
+    let digest = table.digest(chunk);
+    let verified = VerifiedChunk::check(Bytes::from(bytes), &digest);
+    if let Some(verified) = &verified {
+        keep.store.put_whole(&keep.space, &digest, verified);
+    }
+    verified.is_some()
 }
 
 fn difference(tar: &TarEntry, listed: &Entry) -> Option<&'static str> {

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 
 use super::front_end::FrontEnd;
 use crate::{
-    engine::EngineConfig,
+    engine::{BackgroundConfig, EngineConfig},
     error::Result,
     keys::KeyConfig,
     oci::{Location, Platform, Reference},
@@ -35,6 +35,8 @@ pub struct ImagesConfig {
     pub store: Arc<Store>,
     /// How chunks are fetched.
     pub engine: EngineConfig,
+    /// How the rest of mounted images is fetched; none is not.
+    pub complete: Option<BackgroundConfig>,
     /// Which image to take from an index.
     pub platform: Platform,
     /// Stores chunks of encrypted layers unsealed.

@@ -12,13 +12,13 @@ use tokio::{
 
 use super::{
     Shared, admit,
-    check::{Checked, check},
+    check::{Checked, Keep, check},
     findings::{Finding, Subject},
-    image::Image,
+    image::{Image, ImageLayer},
 };
 use crate::{
     error::{Error, Result},
-    index::LayerIndex,
+    index::{Chunk, LayerIndex},
 };
 
 /// Layers that wait for their confirmation.
@@ -75,10 +75,13 @@ impl Queue {
         *self.left.borrow()
     }
 
-    /// Waits until nothing is left to confirm.
-    pub(super) async fn settled(&self) {
-        // The sender is in self.
-        let _ = self.left.subscribe().wait_for(|left| *left == 0).await;
+    /// Ends when nothing is left to confirm.
+    pub(super) fn settles(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut left = self.left.subscribe();
+        async move {
+            // An error means that the queue has ended: nothing is left then either.
+            let _ = left.wait_for(|left| *left == 0).await;
+        }
     }
 
     fn done(&self, subject: &Subject) {
@@ -131,7 +134,16 @@ pub(super) async fn confirm(shared: &Shared, image: &Image, number: usize) -> Re
     let index = index_of(shared, image, number).await?;
     let rate = shared.config.confirm_rate;
     let diff_id = layer.diff_id.clone();
-    match check(whole.source, whole.kind.compression, diff_id, index, rate).await? {
+    let keep = keep(shared, layer, &index);
+    let checked = check(
+        whole.source,
+        whole.kind.compression,
+        diff_id,
+        index,
+        rate,
+        keep,
+    );
+    match checked.await? {
         Checked::Same => {
             tracing::info!(
                 event = "layer_confirmed",
@@ -164,6 +176,20 @@ pub(super) async fn confirm(shared: &Shared, image: &Image, number: usize) -> Re
             kept
         }
     }
+}
+
+/// Where to keep the chunks of a layer that is read whole, if its image is to be complete and there is
+/// room for it.
+fn keep(shared: &Shared, layer: &ImageLayer, index: &LayerIndex) -> Option<Keep> {
+    shared.background.as_ref()?;
+    let store = &shared.config.store;
+    let length = |chunk: &Chunk| u64::from(chunk.length);
+    let plain: u64 = index.table.chunks.iter().map(length).sum();
+    let fits = plain > 0 && plain <= store.room();
+    fits.then_some(Keep {
+        store: Arc::clone(store),
+        space: layer.open.as_ref()?.layer.space.clone(),
+    })
 }
 
 /// Opens a layer's index once more, from what is kept if that serves.

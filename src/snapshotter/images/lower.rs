@@ -215,6 +215,10 @@ impl Shared {
         if let Some((profile, follow)) = followed {
             engine.follow(profile, follow);
         }
+        if let Some(background) = &self.background {
+            // What is confirmed is read whole, and kept.
+            engine.complete(background, &image.reference, first, self.queue.settles());
+        }
         let switch = Switch::default();
         let reader = Arc::new(Switched {
             engine,

@@ -28,6 +28,7 @@ use self::{
 };
 use super::lazy::{Evidence, LayerRequest, LazyImages, Verdict};
 use crate::{
+    engine::Background,
     error::{Error, Kind, Result},
     index::ChunkTable,
     oci::Digest,
@@ -87,6 +88,8 @@ struct Shared {
     findings: Findings,
     mounts: Mounts,
     queue: Queue,
+    /// Fetches the rest of mounted images, if that is wanted.
+    background: Option<Arc<Background>>,
     counters: Counters,
     measured: Measured,
     /// By reference, and by digest where one was asked for.
@@ -130,6 +133,7 @@ impl Images {
             keep: Arc::new(Keep::open(root.join("kept"))?),
             mounts: Mounts::open(root.join("images"))?,
             findings: Findings::open(root.join("findings.json")),
+            background: config.complete.map(|it| Arc::new(Background::new(it))),
             config,
             queue,
             counters: Counters::default(),
@@ -160,7 +164,7 @@ impl Images {
 
     /// Waits until every layer in use has been confirmed, as far as it can be.
     pub async fn settled(&self) {
-        self.shared.queue.settled().await;
+        self.shared.queue.settles().await;
     }
 
     /// What the images did so far.
@@ -234,10 +238,7 @@ impl Shared {
         image.check_findings(&self.findings, number)?;
         let verdict = image.verdict(number)?;
         if let Verdict::Lazy(evidence) = &verdict {
-            if number + 1 == image.lazy
-                && image.profile.is_some()
-                && self.config.engine.follow.is_some()
-            {
+            if number + 1 == image.lazy && self.fetches_ahead(&image) {
                 self.mount_ahead(evidence.clone());
             }
             match self.config.confirm {
@@ -252,8 +253,15 @@ impl Shared {
         Ok(verdict)
     }
 
-    /// Mounts an image that somebody wants to start soon, as its profile tells: what it names is on its
-    /// way when the first container asks for the mount.
+    /// Whether something is fetched when the image is mounted, before anybody reads.
+    fn fetches_ahead(&self, image: &Image) -> bool {
+        let follows = image.profile.is_some() && self.config.engine.follow.is_some();
+        let complete = self.config.complete.as_ref();
+        follows || complete.is_some_and(|it| !it.at_once.is_zero())
+    }
+
+    /// Mounts an image that somebody wants to start soon: what is fetched ahead is on its way when the
+    /// first container asks for the mount.
     fn mount_ahead(self: &Arc<Self>, evidence: Evidence) {
         let shared = Arc::clone(self);
         tokio::spawn(async move {

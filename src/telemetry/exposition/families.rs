@@ -188,6 +188,13 @@ fn reads(page: &mut Page<'_>, images: &ImagesSample) -> Result {
         numbers.ahead_bytes,
     )?;
     page.counter(
+        &Family::bytes(
+            "nacre_completed",
+            "And those of ranges that were fetched so that images are whole in the store",
+        ),
+        numbers.rest_bytes,
+    )?;
+    page.counter(
         &Family::new("nacre_chunks_verified", "Chunks whose digest was right"),
         numbers.chunks,
     )?;

@@ -63,7 +63,7 @@ async fn checked(
     index: LayerIndex,
 ) -> Result<Checked> {
     let kind = media_type::layer_kind(written.media_type).unwrap();
-    check(blob, kind.compression, diff_id.clone(), index, 0).await
+    check(blob, kind.compression, diff_id.clone(), index, 0, None).await
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn a_blob_that_is_not_the_one_tells_nothing() {
     let broken = Arc::new(Broken(blob, Mutex::default()));
     let source = Arc::clone(&broken) as Arc<dyn BlobSource>;
     let diff_id = Digest::sha256(b"another");
-    let error = check(source, kind.compression, diff_id, index, 0).await;
+    let error = check(source, kind.compression, diff_id, index, 0, None).await;
     assert_eq!(error.unwrap_err().kind(), Kind::Corrupt);
     assert_eq!(*broken.1.lock().unwrap(), 1);
 }
