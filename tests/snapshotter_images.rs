@@ -7,11 +7,12 @@
 
 mod support;
 
-use std::{fs, process::Command, sync::Arc};
+use std::{fs, process::Command, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use nacre::{
     Error, Kind,
+    engine::BackgroundConfig,
     index::write::Format,
     oci::{Descriptor, Digest, Platform, media_type},
     snapshotter::{
@@ -462,6 +463,37 @@ async fn a_restart_without_the_registry_serves_what_is_kept() {
     node.policy("reject");
     let error = images.lower(&found).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Denied, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_complete_image_is_read_without_the_registry() {
+    // By confirmation, which reads all layers and keeps them, and without it.
+    for confirm in [Confirm::Trusted, Confirm::Never] {
+        let (node, registry) = (Node::new(), FakeRegistry::start().await);
+        let image = signed(&node, &registry, "app", &[base(), top()]).await;
+        let config = ImagesConfig {
+            confirm,
+            complete: Some(BackgroundConfig {
+                after: Duration::ZERO,
+                at_once: Duration::ZERO,
+                ..BackgroundConfig::RECOMMENDED
+            }),
+            ..node.config()
+        };
+        let store = Arc::clone(&config.store);
+        let images = Images::new(config).unwrap();
+        let lower = images.lower(&evidence(&images, &image, 1).await).await;
+        let lower = lower.unwrap();
+        images.settled().await;
+        while store.snapshot().disk_bytes < 5000 + 3 + 3000 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let completed = images.counts().engines.numbers.rest_bytes;
+        assert_eq!(completed == 0, confirm == Confirm::Trusted, "{completed}");
+        drop(registry);
+        let read = node.front_end.read(&lower, "base").unwrap();
+        assert_eq!(read, [b'b'; 5000][..]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -261,7 +261,10 @@ async fn metrics_move_and_the_status_lists_the_mount() {
     let image = put(&registry, "app", &[layer("a", 1), layer("b", 2)]);
     let unsigned = put(&registry, "unsigned", &[layer("c", 3)]);
     let policy = node.path("policy.json");
-    let config = format!("[trust]\npolicy = {policy:?}\nconfirm_after_seconds = 3600\n");
+    // Only what is read is fetched, and counted.
+    let config = format!(
+        "[trust]\npolicy = {policy:?}\nconfirm_after_seconds = 3600\n[fetch]\ncomplete = false\n"
+    );
     let daemon = Daemon::serve(&node, &[], &config);
     let mut client = daemon.client().await;
 
