@@ -15,8 +15,8 @@ pub struct BackgroundConfig {
     pub after: Duration,
     /// Bytes a second for all images together; 0 is no limit.
     pub rate: u64,
-    /// An image without a profile whose rest comes within so long, as fast as its source answers, is
-    /// fetched at once and at full speed, beside what readers need.
+    /// An image without a profile whose rest comes within so long, and sooner than some dozens of answers
+    /// one after another, is fetched at once and at full speed, beside what readers need.
     pub at_once: Duration,
     /// How long a source that does not answer is left alone, at first; then longer.
     pub pause: Duration,

@@ -87,13 +87,20 @@ impl Pace {
         self.product().unwrap_or(u64::MAX)
     }
 
-    /// Ends when so many bytes seem to take no longer than `limit`.
-    pub(super) async fn is_quick(&self, bytes: u64, limit: Duration) {
+    /// Ends when so many bytes seem to take no longer than `limit`, and than `answers` one after another.
+    pub(super) async fn is_quick(&self, bytes: u64, limit: Duration, answers: u32) {
         loop {
             let mut told = std::pin::pin!(self.told.notified());
             // Before the look: what happens after it is told.
             told.as_mut().enable();
-            if self.takes(bytes).is_some_and(|it| it <= limit) {
+            let limit = self
+                .latency()
+                .map(|it| limit.min(it.saturating_mul(answers)));
+            if self
+                .takes(bytes)
+                .zip(limit)
+                .is_some_and(|(it, limit)| it <= limit)
+            {
                 return;
             }
             told.await;
@@ -105,11 +112,20 @@ impl Pace {
         self.takes(0).is_some()
     }
 
+    /// How long an answer takes to begin, once that is known.
+    fn latency(&self) -> Option<Duration> {
+        let seconds = self.lock().latencies.iter().reduce(f64::min)?;
+        Some(Duration::from_secs_f64(seconds))
+    }
+
     /// How long so many bytes take, once that is known.
     fn takes(&self, bytes: u64) -> Option<Duration> {
-        let speed = self.lock().speeds.iter().reduce(f64::max)?;
+        let answers = self.lock();
+        let paces = answers.speeds.iter().map(f64::recip);
         #[allow(clippy::cast_precision_loss, reason = "an estimate")]
-        let seconds = bytes as f64 / speed;
+        let (bytes, count) = (bytes as f64, answers.speeds.iter().count() as f64);
+        // What came out of a buffer in no time counts as one answer of many.
+        let seconds = bytes * paces.reduce(|sum, it| sum + it)? / count;
         Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
     }
 
@@ -192,11 +208,22 @@ mod tests {
         use futures::FutureExt;
 
         let pace = Pace::new(0, (1, u64::MAX));
-        let mut quick = Box::pin(pace.is_quick(1_000_000, Duration::from_secs(1)));
+        let mut quick = Box::pin(pace.is_quick(1_000_000, Duration::from_secs(1), 100));
         assert!(quick.as_mut().now_or_never().is_none(), "nothing is known");
         answer(&pace, 10, 100_000, 500_000);
         assert!(quick.as_mut().now_or_never().is_none(), "two seconds");
+        answer(&pace, 10, 100_000, 500_000_000);
+        assert!(quick.as_mut().now_or_never().is_none(), "one, and a bit");
         answer(&pace, 10, 100_000, 2_000_000);
+        quick.await;
+        let mut quick = Box::pin(pace.is_quick(1_000_000, Duration::from_secs(1), 10));
+        assert!(
+            quick.as_mut().now_or_never().is_none(),
+            "ten answers take less"
+        );
+        for _ in 0..REMEMBERED {
+            answer(&pace, 10, 100_000, 20_000_000);
+        }
         quick.await;
     }
 }

@@ -22,6 +22,9 @@ const EXTENT: u64 = 1 << 20;
 const PROBE: u64 = 512 << 10;
 /// Bytes of a request of those who fetch at once.
 const AT_ONCE_EXTENT: u64 = 2 << 20;
+/// How many answers a start waits for, one after another, as a rule. If they come sooner than all of the
+/// image, there is nothing to gain.
+const ANSWERS: u32 = 64;
 /// How many times longer than was expected the rest may take before it is given up: the source was not
 /// as fast as it seemed, and others need the link.
 const PATIENCE: u32 = 2;
@@ -104,7 +107,7 @@ impl Completion {
         }
         let extents = shared.missing();
         let bytes = extents.iter().map(|(_, extent)| extent.length()).sum();
-        let quick = shared.pace.is_quick(bytes, at_once);
+        let quick = shared.pace.is_quick(bytes, at_once, ANSWERS);
         if timeout_at(due, quick).await.is_err() || !shared.has_room(&extents) {
             return;
         }
