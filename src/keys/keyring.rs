@@ -16,7 +16,6 @@ use zeroize::Zeroizing;
 
 use super::{
     CocoKeyFile, KeyConfig, KeyMeter, LayerKey,
-    config::read_bounded,
     provider::{Provider, Providers},
 };
 use crate::{
@@ -30,6 +29,7 @@ use crate::{
         pkcs7::Pkcs7,
         private_key::{MAX_KEY_FILE, PrivateKey},
     },
+    resource::{Kept, Offline},
 };
 
 /// Opens layers with the keys that are configured. Cheap to clone.
@@ -42,13 +42,15 @@ struct Inner {
     providers: Providers,
     params: BTreeMap<String, Vec<String>>,
     deadline: Duration,
+    kept: Kept,
     meter: Arc<KeyMeter>,
 }
 
 struct CocoKey {
     kid: Option<String>,
     path: PathBuf,
-    key: Zeroizing<[u8; 32]>,
+    /// 32 bytes, unless a file of offline-fs-kbc has something else under that name.
+    key: Zeroizing<Vec<u8>>,
 }
 
 type PrivateOptions = Zeroizing<Vec<u8>>;
@@ -56,7 +58,8 @@ type PrivateOptions = Zeroizing<Vec<u8>>;
 // === impl Keyring ===
 
 impl Keyring {
-    /// Reads the key files and the key providers' configuration; asks no provider.
+    /// Reads the key files and the key providers' configuration; asks no provider. Waits for the data
+    /// hub if a key is a resource: for threads that may.
     ///
     /// # Errors
     /// `NotFound`, `Io`, `Invalid`, `Denied` (a password is missing) or `Unsupported`, naming the
@@ -75,31 +78,40 @@ impl Keyring {
             .iter()
             .map(|file| {
                 let name = |e: Error| e.context(format!("key {}", file.path.display()));
-                let password = file.read_password()?;
-                let bytes =
-                    read_bounded(&file.path, MAX_KEY_FILE).map_err(|e| e.context("private key"))?;
+                let password = file.read_password(&config.resources)?;
+                let bytes = config.resources.read(&file.path, MAX_KEY_FILE);
+                let bytes = bytes.map_err(|e| e.context("private key"))?;
                 let password = password.as_ref().map(|p| &p[..]);
                 let key = PrivateKey::parse(&bytes, password).map_err(name)?;
                 Ok((file.path.clone(), key))
             })
             .collect::<Result<_>>()?;
-        let coco_keys = config
+        let mut coco_keys = config
             .coco_keys
             .iter()
             .map(|file: &CocoKeyFile| {
                 Ok(CocoKey {
                     kid: file.kid.clone(),
                     path: file.path.clone(),
-                    key: file.read()?,
+                    key: Zeroizing::new(file.read(&config.resources)?.to_vec()),
                 })
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
+        for path in &config.offline_keys {
+            let offline = Offline::read(path).map_err(|e| e.context("keys"))?;
+            coco_keys.extend(offline.all().map(|(kid, key)| CocoKey {
+                kid: Some(kid),
+                path: path.clone(),
+                key,
+            }));
+        }
         Ok(Self(Arc::new(Inner {
             private_keys,
             coco_keys,
             providers: Providers::read(config.keyprovider_config.as_deref())?,
             params: config.provider_params.clone(),
             deadline: config.deadline,
+            kept: config.kept.clone(),
             meter,
         })))
     }
@@ -162,8 +174,17 @@ impl Keyring {
             let Some(provider) = self.0.providers.by_name(name) else {
                 continue;
             };
+            let question = self.question(name, provider, packet);
+            let kept = self.0.kept.find(&question);
+            if let Some(Ok(key)) = kept.map(|it| options.join(&it, "provider")) {
+                return Ok(key);
+            }
             match self.ask(name, provider, packet).await {
-                Ok(private) => return options.join(&private, "provider"),
+                Ok(private) => {
+                    let key = options.join(&private, "provider")?;
+                    self.0.kept.keep(question, &private);
+                    return Ok(key);
+                }
                 Err(error) => failures.push(error),
             }
         }
@@ -230,12 +251,30 @@ impl Keyring {
             if key.kid.as_ref().is_some_and(|kid| !coco.is_for(kid)) {
                 continue;
             }
-            match coco.open(&key.key) {
+            let opened = match <&[u8; 32]>::try_from(&key.key[..]) {
+                Ok(key) => coco.open(key),
+                Err(_) => Err(Error::invalid(format!(
+                    "the key {:?} has {} bytes, want 32",
+                    coco.kid(),
+                    key.key.len()
+                ))),
+            };
+            match opened {
                 Ok(private) => return Some(private),
                 Err(error) => failures.push(error.context(key.path.display().to_string())),
             }
         }
         None
+    }
+
+    /// What an answer of a provider is kept by: another packet, provider or parameter is another
+    /// question.
+    fn question(&self, name: &str, provider: &Provider, packet: &Packet) -> [u8; 32] {
+        let way = Zeroizing::new(format!("{provider:?}"));
+        let params = self.0.params.get(name).map_or(&[][..], Vec::as_slice);
+        let mut parts = vec![name.as_bytes(), way.as_bytes(), &packet.bytes];
+        parts.extend(params.iter().map(|it| it.as_bytes()));
+        Kept::key(&parts)
     }
 
     async fn ask(
@@ -271,7 +310,9 @@ impl Keyring {
             }
             if let Some(kid) = &packet.kid {
                 text += &format!(" (key {kid:?})");
-                hints.push(format!("give the key itself: --coco-key {kid}=FILE"));
+                hints.push(format!(
+                    "give the key itself: --coco-key {kid}=FILE, or --offline-keys FILE that has it"
+                ));
             }
             have.push(text);
         }
