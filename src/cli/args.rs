@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
 use crate::{
+    config::OWN_PROGRAM,
     engine::{EngineConfig, FollowConfig},
     error::{Error, Result},
     keys::{KeyConfig, Keyring},
@@ -152,7 +153,8 @@ enum InsecurePolicy {
 #[command(next_help_heading = "Keys")]
 pub(super) struct KeyArgs {
     /// Private key, as skopeo takes it: FILE[:pass=PASSWORD|:file=FILE|:fd=N], or
-    /// provider:NAME[:PARAMETER] for a key provider.
+    /// provider:NAME[:PARAMETER] for a key provider. FILE has a key for JWE, PKCS7 or PGP packets, or
+    /// says on which PKCS#11 token one is; it may be a URI.
     #[arg(long, value_name = "KEY")]
     decryption_key: Vec<String>,
     /// ocicrypt key provider configuration.
@@ -164,7 +166,7 @@ pub(super) struct KeyArgs {
     /// offline-fs-kbc file of keys for CoCo packets.
     #[arg(long, value_name = "FILE")]
     offline_keys: Vec<PathBuf>,
-    /// How long one key provider may take for one layer, in seconds.
+    /// How long one key provider or token may take for one layer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     key_deadline: u64,
 }
@@ -372,6 +374,7 @@ impl KeyArgs {
         let mut config = KeyConfig {
             keyprovider_config: self.keyprovider_config.clone(),
             offline_keys: self.offline_keys.clone(),
+            token_program: Some(OWN_PROGRAM.into()),
             deadline: Duration::from_secs(self.key_deadline),
             resources: resources.clone(),
             ..KeyConfig::default()

@@ -25,6 +25,9 @@ use crate::{
 /// How long a mount that no snapshot names is spared: a pull may be under way.
 const GRACE: Duration = Duration::from_secs(600);
 
+/// This program, also after another took its place on disk.
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
+
 /// What the process was started with; read once, at the edge.
 #[derive(Clone, Debug)]
 pub struct Surroundings<'a> {
@@ -226,6 +229,7 @@ impl Config {
             keyprovider_config: named(&keys.keyprovider_config).map(Path::to_owned),
             offline_keys: keys.offline_keys.clone(),
             deadline: Duration::from_secs(keys.deadline_seconds),
+            token_program: Some(OWN_PROGRAM.into()),
             kept: Kept::new(Duration::from_secs(keys.keep_seconds)),
             resources: resources.clone(),
             ..KeyConfig::default()

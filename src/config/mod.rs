@@ -16,6 +16,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::build::OWN_PROGRAM;
 pub use self::{build::Surroundings, metrics::MetricsConfig};
 use crate::{
     error::{Error, Result},

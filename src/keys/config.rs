@@ -24,7 +24,9 @@ pub struct KeyConfig {
     pub offline_keys: Vec<PathBuf>,
     /// Parameters given to key providers, by provider; `Enabled` where there are none.
     pub provider_params: BTreeMap<String, Vec<String>>,
-    /// How long one key provider may take for one packet.
+    /// The nacre program, which is run for each operation of a PKCS#11 token.
+    pub token_program: Option<PathBuf>,
+    /// How long one key provider or token may take for one packet.
     pub deadline: Duration,
     /// Keeps what key providers answered for a while.
     pub kept: Kept,
@@ -78,6 +80,7 @@ impl Default for KeyConfig {
             coco_keys: Vec::new(),
             offline_keys: Vec::new(),
             provider_params: BTreeMap::new(),
+            token_program: None,
             deadline: DEADLINE,
             kept: Kept::default(),
             resources: Resources::default(),

@@ -1,7 +1,7 @@
 //! The keys that are configured, and the search for one that opens a layer.
 //!
-//! What costs nothing is tried first: private keys on JWE and PKCS7 packets, then local keys on CoCo
-//! packets, then key providers. All packets of a layer wrap the same options: the first that opens decides.
+//! What costs nothing is tried first: private keys on JWE, PKCS7 and PGP packets, then local keys on CoCo
+//! packets, then tokens and key providers. All packets of a layer wrap the same options: the first that opens decides.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,9 @@ use zeroize::Zeroizing;
 
 use super::{
     CocoKeyFile, KeyConfig, KeyMeter, LayerKey,
+    held::HeldKey,
     provider::{Provider, Providers},
+    token,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -26,10 +28,12 @@ use crate::{
         coco::CocoPacket,
         is_encrypted,
         jwe::Jwe,
+        pgp::PgpPacket,
         pkcs7::Pkcs7,
+        pkcs11::Pkcs11Packet,
         private_key::{MAX_KEY_FILE, PrivateKey},
     },
-    resource::{Kept, Offline},
+    resource::{self, Kept, Offline},
 };
 
 /// Opens layers with the keys that are configured. Cheap to clone.
@@ -37,10 +41,11 @@ use crate::{
 pub struct Keyring(Arc<Inner>);
 
 struct Inner {
-    private_keys: Vec<(PathBuf, PrivateKey)>,
+    private_keys: Vec<(PathBuf, HeldKey)>,
     coco_keys: Vec<CocoKey>,
     providers: Providers,
     params: BTreeMap<String, Vec<String>>,
+    token_program: Option<PathBuf>,
     deadline: Duration,
     kept: Kept,
     meter: Arc<KeyMeter>,
@@ -82,7 +87,8 @@ impl Keyring {
                 let bytes = config.resources.read(&file.path, MAX_KEY_FILE);
                 let bytes = bytes.map_err(|e| e.context("private key"))?;
                 let password = password.as_ref().map(|p| &p[..]);
-                let key = PrivateKey::parse(&bytes, password).map_err(name)?;
+                let is_file = resource::local(&file.path)?.is_some();
+                let key = HeldKey::parse(&bytes, password, is_file).map_err(name)?;
                 Ok((file.path.clone(), key))
             })
             .collect::<Result<_>>()?;
@@ -110,6 +116,7 @@ impl Keyring {
             coco_keys,
             providers: Providers::read(config.keyprovider_config.as_deref())?,
             params: config.provider_params.clone(),
+            token_program: config.token_program.clone(),
             deadline: config.deadline,
             kept: config.kept.clone(),
             meter,
@@ -147,7 +154,7 @@ impl Keyring {
         let (by_key, others): (Vec<_>, Vec<_>) = annotations
             .packets
             .into_iter()
-            .partition(|p| matches!(p.kind, PacketKind::Jwe | PacketKind::Pkcs7));
+            .partition(|p| by_private_key(&p.kind));
 
         let mut failures = Vec::new();
         if !by_key.is_empty() && !self.0.private_keys.is_empty() {
@@ -165,6 +172,11 @@ impl Keyring {
             match self.open_coco(packet, &mut failures) {
                 Some(private) => return options.join(&private, "coco"),
                 None => continue,
+            }
+        }
+        for packet in others.iter().filter(|it| it.kind == PacketKind::Pkcs11) {
+            if let Some(private) = self.ask_tokens(packet, &mut failures).await {
+                return options.join(&private, "pkcs11");
             }
         }
         for packet in &others {
@@ -204,10 +216,11 @@ impl Keyring {
         for packet in packets {
             let opened = match packet.kind {
                 PacketKind::Pkcs7 => Pkcs7::parse(&packet.bytes)
-                    .map(|it| self.first(&mut failures, |key| it.open(key)))
+                    .map(|it| self.first(&mut failures, |key| Some(it.open(plain(key)?))))
                     .map(|found| found.map(|private| (private, "pkcs7"))),
+                PacketKind::Pgp => self.open_pgp(packet, &mut failures),
                 _ => Jwe::parse(&packet.bytes)
-                    .map(|it| self.first(&mut failures, |key| it.open(key)))
+                    .map(|it| self.first(&mut failures, |key| Some(it.open(plain(key)?))))
                     .map(|found| found.map(|private| (private, "jwe"))),
             };
             match opened {
@@ -219,14 +232,57 @@ impl Keyring {
         Err(failures)
     }
 
-    /// What the first private key that fits opens; the others' complaints are kept.
+    fn open_pgp(
+        &self,
+        packet: &Packet,
+        failures: &mut Vec<Error>,
+    ) -> Result<Option<(PrivateOptions, &'static str)>> {
+        let pgp = |key: &HeldKey| matches!(key, HeldKey::Pgp(_));
+        // Without such keys it need not be looked into.
+        if !self.0.private_keys.iter().any(|(_, key)| pgp(key)) {
+            return Ok(None);
+        }
+        let packet = PgpPacket::parse(&packet.bytes)?;
+        let found = self.first(failures, |key| match key {
+            HeldKey::Pgp(keys) => Some(packet.open(keys)),
+            _ => None,
+        });
+        Ok(found.map(|private| (private, "pgp")))
+    }
+
+    /// What the first private key that fits opens; the others' complaints are kept. `open` gives
+    /// nothing for keys of another kind.
     fn first(
         &self,
         failures: &mut Vec<Error>,
-        open: impl Fn(&PrivateKey) -> Result<PrivateOptions>,
+        open: impl Fn(&HeldKey) -> Option<Result<PrivateOptions>>,
     ) -> Option<PrivateOptions> {
         for (path, key) in &self.0.private_keys {
             match open(key) {
+                Some(Ok(private)) => return Some(private),
+                Some(Err(error)) => failures.push(error.context(path.display().to_string())),
+                None => {}
+            }
+        }
+        None
+    }
+
+    async fn ask_tokens(
+        &self,
+        packet: &Packet,
+        failures: &mut Vec<Error>,
+    ) -> Option<PrivateOptions> {
+        let packet = match Pkcs11Packet::parse(&packet.bytes) {
+            Ok(packet) => packet,
+            Err(error) => {
+                failures.push(error);
+                return None;
+            }
+        };
+        let program = self.0.token_program.as_deref();
+        for (path, key) in &self.0.private_keys {
+            let HeldKey::Token(key) = key else { continue };
+            match token::open(key, &packet, program, self.0.deadline).await {
                 Ok(private) => return Some(private),
                 Err(error) => failures.push(error.context(path.display().to_string())),
             }
@@ -302,8 +358,12 @@ impl Keyring {
                     if recipients == 1 { "" } else { "s" }
                 );
             }
-            if matches!(&packet.kind[..], "jwe" | "pkcs7") {
+            if matches!(&packet.kind[..], "jwe" | "pkcs7" | "pgp") {
                 hints.push("give a recipient's private key: --decryption-key FILE".to_owned());
+            }
+            if packet.kind == "pkcs11" {
+                let hint = "say on which token a recipient's key is: --decryption-key FILE.yaml";
+                hints.push(hint.to_owned());
             }
             if let Some(name) = packet.kind.strip_prefix("provider.") {
                 hints.push(self.0.providers.hint(name));
@@ -343,6 +403,18 @@ impl fmt::Debug for Keyring {
             .field("coco_keys", &coco)
             .field("providers", &self.0.providers)
             .finish()
+    }
+}
+
+/// Whether a private key in memory opens packets of this kind.
+fn by_private_key(kind: &PacketKind) -> bool {
+    matches!(kind, PacketKind::Jwe | PacketKind::Pkcs7 | PacketKind::Pgp)
+}
+
+fn plain(key: &HeldKey) -> Option<&PrivateKey> {
+    match key {
+        HeldKey::Plain(key) => Some(key),
+        HeldKey::Pgp(_) | HeldKey::Token(_) => None,
     }
 }
 

@@ -66,7 +66,7 @@ async fn the_hub_is_asked_for_the_whole_uri_and_its_answer_kept() {
 }
 
 #[tokio::test]
-async fn what_is_not_kept_is_asked_for_each_time_and_a_refusal_never_lasts() {
+async fn image_rs_defect_9_what_is_not_kept_is_asked_for_each_time() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("s");
     for (keep, second) in [(Duration::ZERO, &b"new"[..]), (LONG, b"old")] {

@@ -89,7 +89,8 @@ async fn unwrapping_is_counted_and_the_last_outcome_kept() {
     assert_eq!(meter.counts().last, None);
     keyring(&KEK).unwrap(&layer).await.unwrap();
     let counts = meter.counts();
-    assert_eq!(counts.opened, [("jwe", 0), ("coco", 1), ("provider", 0)]);
+    let opened: Vec<_> = counts.opened.iter().filter(|it| it.1 > 0).collect();
+    assert_eq!(opened, [&("coco", 1)]);
     assert_eq!((counts.took.count(), counts.failed.total()), (1, 0));
     let last = counts.last.unwrap();
     assert_eq!(
@@ -198,8 +199,12 @@ async fn says_what_is_missing() {
 
     let pgp = layer(&[("org.opencontainers.image.enc.keys.pgp", "x")]);
     let error = none.unwrap(&pgp).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied);
+    assert!(error.hint().unwrap().contains("--decryption-key"));
+    let other = layer(&[("org.opencontainers.image.enc.keys.later", "x")]);
+    let error = none.unwrap(&other).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
-    assert!(error.to_string().contains("pgp"), "{error}");
+    assert!(error.to_string().contains("later"), "{error}");
 
     let error = none.unwrap(&layer(&[])).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid);

@@ -67,7 +67,7 @@ fn reads_what_containers_policy_describes() {
 }
 
 #[test]
-fn key_data_is_base64_of_pem_or_pem() {
+fn image_rs_defect_5_key_data_is_base64_of_pem_or_pem() {
     use base64::Engine as _;
     let pem = KEY.replace("\\n", "\n");
     let encoded = base64::engine::general_purpose::STANDARD.encode(&pem);
