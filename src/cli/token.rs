@@ -24,8 +24,7 @@ impl Token {
     pub(super) fn run(self) -> Result<()> {
         let failed = |e| Error::io("nacre token", e);
         let mut question = Zeroizing::new(Vec::with_capacity(64 << 10));
-        let input = io::stdin().lock().take(MAX_QUESTION);
-        let mut input = input;
+        let mut input = io::stdin().lock().take(MAX_QUESTION);
         input.read_to_end(&mut question).map_err(failed)?;
         let answer = keys::answer_for_token(&question)?;
         io::stdout().write_all(&answer).map_err(failed)

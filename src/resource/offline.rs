@@ -40,7 +40,7 @@ impl Offline {
         read.map_err(|e| e.context("offline resources"))
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         serde_json::from_slice(bytes).map_err(|e| {
             let (line, column) = (e.line(), e.column());
             Error::invalid(format!(

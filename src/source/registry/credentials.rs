@@ -379,6 +379,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_brokers_resource_serves_as_a_file_and_has_to_be_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("offline.json");
+        let auth = STANDARD.encode("u:p");
+        let text = format!(r#"{{"auths":{{"r.example":{{"auth":"{auth}"}}}}}}"#);
+        let text = format!(r#"{{"default/credential/r": "{}"}}"#, STANDARD.encode(text));
+        std::fs::write(&file, text).unwrap();
+        let resources = Resources::new(resource::ResourceConfig {
+            offline: vec![file],
+            ..resource::ResourceConfig::default()
+        });
+        let login = async |uri: &str| {
+            let credentials = Credentials::from_files(vec!["/nonexistent".into(), uri.into()]);
+            let credentials = credentials.with_resources(resources.clone());
+            credentials.login(&System, "r.example", "x").await
+        };
+        let found = login("kbs:///default/credential/r").await.unwrap();
+        assert!(matches!(found, Login::Basic { username, .. } if username == "u"));
+        let missing = login("kbs:///default/credential/s").await.unwrap_err();
+        assert_eq!(missing.kind(), Kind::NotFound);
+        assert!(missing.to_string().contains("credential/s"), "{missing}");
+        let malformed = login("kbs:///default").await.unwrap_err();
+        assert_eq!(malformed.kind(), Kind::Invalid);
+    }
+
+    #[tokio::test]
     async fn a_malformed_file_is_named_without_its_secrets() {
         for text in [
             r#"{"auths":{"r.example":{"auth":"s3cret!"}}}"#,
