@@ -4,6 +4,7 @@
 //! aws-lc-rs (`rsa`), because what `pgp` has for that leaks time
 //! ([decision 0018](../../../docs/decisions/0018-private-keys-of-openpgp-and-tokens.md)).
 
+mod pieces;
 mod rsa;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use pgp::{
 };
 use zeroize::Zeroizing;
 
-use self::rsa::RsaSecret;
+use self::{pieces::whole, rsa::RsaSecret};
 use crate::error::{Error, Result};
 
 /// The private keys of one file.
@@ -31,14 +32,15 @@ pub(crate) struct PgpKeys {
 }
 
 /// A parsed packet.
-pub(crate) struct PgpPacket<'a> {
-    bytes: &'a [u8],
+pub(crate) struct PgpPacket {
+    /// The message, its packets in one piece each.
+    bytes: Zeroizing<Vec<u8>>,
     recipients: Vec<PublicKeyEncryptedSessionKey>,
 }
 
 /// Most keys of a file, and recipients of a packet: each pair of them may cost an operation.
 const MAX_KEYS: usize = 64;
-/// Largest content; private options take 200 bytes.
+/// Largest content, and what is around it in the encrypted data; private options take 200 bytes.
 const MAX_CONTENT: u64 = 64 << 10;
 
 // === impl PgpKeys ===
@@ -219,16 +221,18 @@ impl fmt::Debug for PgpKeys {
 
 // === impl PgpPacket ===
 
-impl<'a> PgpPacket<'a> {
+impl PgpPacket {
     /// Reads a packet.
     ///
     /// # Errors
     /// `Invalid` if it is malformed, `Unsupported` if it is encrypted to no key.
-    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self> {
+    pub(crate) fn parse(packet: &[u8]) -> Result<Self> {
         let malformed =
             |e: pgp::errors::Error| Error::invalid("PGP: malformed").with_source(e.to_string());
-        let Message::Encrypted { esk, .. } = Message::from_bytes(bytes).map_err(malformed)? else {
-            return Err(Error::invalid("PGP: not an encrypted message"));
+        let bytes = whole(packet).ok_or_else(|| Error::invalid("PGP: malformed"))?;
+        let esk = match Message::from_bytes(&bytes[..]).map_err(malformed)? {
+            Message::Encrypted { esk, .. } => esk,
+            _ => return Err(Error::invalid("PGP: not an encrypted message")),
         };
         let mut recipients = Vec::new();
         for one in esk {
@@ -261,22 +265,32 @@ impl<'a> PgpPacket<'a> {
         let session_key = recipients
             .find_map(|packet| keys.session_key(packet))
             .ok_or_else(|| Error::denied("the key is none of the recipients'"))?;
-        content(self.bytes, session_key).ok_or_else(|| {
+        content(&self.bytes, &session_key).ok_or_else(|| {
             Error::denied("PGP: what the key opens is not what was encrypted for it")
         })
     }
 }
 
 /// The literal in a message; `None` if its integrity is not that of the message that was made.
-fn content(bytes: &[u8], session_key: PlainSessionKey) -> Option<Zeroizing<Vec<u8>>> {
-    let message = Message::from_bytes(bytes).ok()?;
-    // Without integrity protection (SED packets) it refuses.
-    let mut message = message.decrypt_with_session_key(session_key).ok()?;
+fn content(bytes: &[u8], session_key: &PlainSessionKey) -> Option<Zeroizing<Vec<u8>>> {
+    let Message::Encrypted { mut edata, .. } = Message::from_bytes(bytes).ok()? else {
+        return None;
+    };
+    // Without integrity protection (SED packets) it refuses, and it gives nothing before it has checked.
+    edata.decrypt(session_key).ok()?;
+    let limit = usize::try_from(MAX_CONTENT).ok()?;
+    let room = || Zeroizing::new(Vec::with_capacity(limit + 64));
+    let mut inner = room();
+    edata.take(MAX_CONTENT + 1).read_to_end(&mut inner).ok()?;
+    if inner.len() > limit {
+        return None;
+    }
+    let inner = whole(&inner)?;
+    let mut message = Message::from_bytes(&inner[..]).ok()?;
     if message.is_compressed() {
         message = message.decompress().ok()?;
     }
-    let limit = usize::try_from(MAX_CONTENT).ok()?;
-    let mut content = Zeroizing::new(Vec::with_capacity(limit + 64));
+    let mut content = room();
     message
         .take(MAX_CONTENT + 1)
         .read_to_end(&mut content)
@@ -284,7 +298,7 @@ fn content(bytes: &[u8], session_key: PlainSessionKey) -> Option<Zeroizing<Vec<u
     (content.len() <= limit).then_some(content)
 }
 
-impl fmt::Debug for PgpPacket<'_> {
+impl fmt::Debug for PgpPacket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PgpPacket({} recipients)", self.recipients.len())
     }

@@ -40,6 +40,16 @@ fn every_recipient_opens_a_message() {
 }
 
 #[test]
+fn what_debians_skopeo_wraps() {
+    let message = file("skopeo.gpg");
+    let packet = PgpPacket::parse(&message).unwrap();
+    let opened = packet.open(&keys("rsa.asc")).unwrap();
+    let text = std::str::from_utf8(&opened).unwrap();
+    assert!(text.starts_with(r#"{"symkey":""#), "{text}");
+    assert!(packet.open(&keys("cv25519.asc")).is_err());
+}
+
+#[test]
 fn a_file_may_have_several_keys() {
     let several = [file("other.asc"), file("cv25519.asc")].concat();
     let armored = PgpKeys::parse(&several, None);
