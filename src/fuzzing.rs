@@ -16,10 +16,13 @@ use crate::{
         self, Annotations, Options,
         coco::CocoPacket,
         jwe::Jwe,
+        pgp::{PgpKeys, PgpPacket},
         pkcs7::{Certificate, Pkcs7},
+        pkcs11::{Pkcs11Packet, TokenKey},
         private_key::PrivateKey,
         public_key,
     },
+    resource,
     source::registry::{challenge, header},
     tar::TarReader,
     tree::Tree,
@@ -145,7 +148,8 @@ pub fn policy(json: &[u8]) -> usize {
     Policy::parse(json, "policy.json".as_ref()).map_or(0, |_| 1)
 }
 
-/// A JWE, a PKCS7 message, a packet of CoCo's key provider, and the options that they hold.
+/// A JWE, a PKCS7 or OpenPGP message, a packet for tokens or of CoCo's key provider, and the options that
+/// they hold.
 pub fn packets(packet: &[u8]) -> usize {
     let jwe = usize::from(Jwe::parse(packet).is_ok());
     let coco = CocoPacket::parse(packet).map_or(0, |packet| packet.kid().len());
@@ -153,7 +157,9 @@ pub fn packets(packet: &[u8]) -> usize {
         let _ = options.join(packet, "packet");
     }
     let pkcs7 = Pkcs7::parse(packet).map_or(0, |packet| packet.recipients());
-    jwe + coco + pkcs7
+    let pgp = PgpPacket::parse(packet).map_or(0, |packet| packet.recipients());
+    let pkcs11 = Pkcs11Packet::parse(packet).and_then(|packet| packet.sealed());
+    jwe + coco + pkcs7 + pgp + pkcs11.map_or(0, |sealed| sealed.len())
 }
 
 /// The annotations of an encrypted or lazy layer, as JSON of an object.
@@ -219,12 +225,16 @@ pub fn gpg(file: &[u8]) -> usize {
     usize::from(keyring.is_ok()) + usize::from(trust::pgp::is_message(file))
 }
 
-/// Keys, public and private, and certificates.
+/// Keys, public and private, of OpenPGP, on tokens, in offline files, and certificates.
 pub fn keys(file: &[u8]) -> usize {
     let public = usize::from(PublicKey::from_pem(file, "key").is_ok());
     let recipient = usize::from(public_key::PublicKey::parse(file).is_ok());
     let certificate = usize::from(Certificate::parse(file).is_ok());
-    public + recipient + certificate + usize::from(PrivateKey::parse(file, None).is_ok())
+    let private = usize::from(PrivateKey::parse(file, None).is_ok());
+    let pgp = usize::from(PgpKeys::parse(file, None).is_ok());
+    let token = usize::from(TokenKey::parse(file, Some(b"pin")).is_ok());
+    let offline = resource::Offline::parse(file).map_or(0, |all| all.all().count());
+    public + recipient + certificate + private + pgp + token + offline
 }
 
 /// References, digests and platforms; what was understood is printed and understood again.

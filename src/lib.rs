@@ -41,7 +41,7 @@
 //!
 //! The modules follow a byte on its way down ([`cli`], [`keeper`], [`mount`], [`fuse`], [`open`], [`tree`],
 //! [`engine`], [`store`], [`index`], [`tar`], [`codec`], [`ocicrypt`], [`keys`], [`trust`], [`source`],
-//! [`oci`]); [`image`] is the producing side and [`bundle`] the eager one, [`telemetry`] tells what a
+//! [`resource`], [`oci`]); [`image`] is the producing side and [`bundle`] the eager one, [`telemetry`] tells what a
 //! daemon does. A dependency points down that list. `docs/architecture.md` tells the way of a read and
 //! the chain of trust.
 //!
@@ -72,6 +72,7 @@ pub mod oci;
 pub mod ocicrypt;
 pub mod open;
 pub mod profile;
+pub mod resource;
 pub mod sbom;
 pub mod snapshotter;
 pub mod source;

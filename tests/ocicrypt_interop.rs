@@ -30,7 +30,7 @@ use tonic::{Request, Response, Status};
 
 mod support;
 
-use support::{images::small_files_image, program};
+use support::{go, images::small_files_image, program};
 
 const PLAIN: &[u8] = b"a plain blob of more than one block, whose bytes Go encrypts and we decrypt";
 
@@ -42,44 +42,9 @@ struct Encrypted {
 
 /// The built Go program; says why, if there is none.
 fn go_program() -> Option<&'static Path> {
-    static BUILT: OnceLock<Result<(TempDir, PathBuf), String>> = OnceLock::new();
-    let built = BUILT.get_or_init(|| {
-        let version = Command::new("go").args(["env", "GOVERSION"]).output();
-        let version = version.map_err(|_| "go is not installed".to_owned())?;
-        let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
-        let minor: Option<u32> = version
-            .strip_prefix("go1.")
-            .and_then(|rest| rest.split('.').next()?.parse().ok());
-        if minor.is_none_or(|minor| minor < 21) {
-            return Err(format!("{version} cannot build modules for go 1.25"));
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let program = directory.path().join("ocicrypt-interop");
-        let output = Command::new("go")
-            .args(["build", "-o"])
-            .arg(&program)
-            .arg(".")
-            .current_dir(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/tests/go/ocicrypt-interop"
-            ))
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stderr);
-        let offline = [
-            "dial tcp",
-            "no such host",
-            "connection refused",
-            "module lookup disabled",
-        ];
-        if offline.iter().any(|word| text.contains(word)) {
-            return Err("go cannot download its modules here".to_owned());
-        }
-        assert!(output.status.success(), "go build: {text}");
-        Ok((directory, program))
-    });
-    match built {
-        Ok((_, program)) => Some(program),
+    static BUILT: OnceLock<Result<go::GoProgram, String>> = OnceLock::new();
+    match BUILT.get_or_init(|| go::build("ocicrypt-interop")) {
+        Ok(program) => Some(&program.path),
         Err(why) => {
             println!("skipped: {why}");
             None
@@ -108,11 +73,15 @@ fn run(command: &mut Command, input: &[u8]) -> Vec<u8> {
 /// Has the Go side encrypt [`PLAIN`]; blocks, so call it off the runtime's only thread.
 fn encrypt(program: &Path, recipients: &[String], providers: Option<&Path>) -> Encrypted {
     let mut command = Command::new(program);
-    command.arg("encrypt").args(recipients);
     match providers {
         Some(path) => command.env("OCICRYPT_KEYPROVIDER_CONFIG", path),
         None => command.env_remove("OCICRYPT_KEYPROVIDER_CONFIG"),
     };
+    encrypt_by(command, recipients)
+}
+
+fn encrypt_by(mut command: Command, recipients: &[String]) -> Encrypted {
+    command.arg("encrypt").args(recipients);
     let result: Value = serde_json::from_slice(&run(&mut command, PLAIN)).unwrap();
     let ciphertext = STANDARD
         .decode(result["ciphertext"].as_str().unwrap())
@@ -448,4 +417,258 @@ async fn key_provider_server() {
         error.hint().unwrap().contains("key provider \"reverse\""),
         "{error}"
     );
+}
+
+#[cfg(feature = "pgp")]
+#[tokio::test]
+async fn openpgp_recipients() {
+    let Some(program) = go_program() else {
+        return;
+    };
+    if Command::new("gpg").arg("--version").output().is_err() {
+        println!("skipped: gpg is not installed (scripts/install-peers)");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let gpg = |words: &[&str]| {
+        let mut command = Command::new("gpg");
+        command.args(["--batch", "--quiet", "--pinentry-mode", "loopback"]);
+        run(command.args(words).env("GNUPGHOME", home.path()), b"")
+    };
+    let address = |name: &str| format!("{name}@example.org");
+    // A signing key, whose subkey decrypts, of each kind that GnuPG makes; the last has a password.
+    let kinds = [
+        ("rsa", "rsa2048", "rsa3072", ""),
+        ("curve", "ed25519", "cv25519", ""),
+        ("nist", "nistp256", "nistp384", ""),
+        ("locked", "rsa2048", "rsa2048", "a password"),
+    ];
+    let mut recipients = Vec::new();
+    for (name, primary, subkey, password) in kinds {
+        let password = ["--passphrase", password];
+        let own = address(name);
+        let key = ["--quick-generate-key", &own, primary, "sign", "never"];
+        gpg(&[&password[..], &key].concat());
+        let listed = gpg(&["--with-colons", "--list-keys", &own]);
+        let listed = String::from_utf8(listed).unwrap();
+        let line = listed.lines().find(|it| it.starts_with("fpr:")).unwrap();
+        let fingerprint = line.split(':').nth(9).unwrap();
+        let added = ["--quick-add-key", fingerprint, subkey, "encr", "never"];
+        gpg(&[&password[..], &added].concat());
+        let mut export = vec!["--export-secret-keys", fingerprint];
+        if name != "curve" {
+            export.insert(0, "--armor");
+        }
+        let exported = gpg(&[&password[..], &export].concat());
+        std::fs::write(home.path().join(name), exported).unwrap();
+        recipients.push(format!("pgp:{own}"));
+    }
+    let encrypt = |recipients: &[String]| {
+        let mut command = Command::new(program);
+        command.env("GNUPGHOME", home.path());
+        encrypt_by(command, recipients)
+    };
+    let all = encrypt(&recipients);
+    assert_eq!(packets(&all.layer)[0].recipients, Some(4));
+    let config = |key: &str| {
+        let mut config = KeyConfig::default();
+        let key = format!("{}/{key}", home.path().display());
+        config.add_decryption_key(&key).unwrap();
+        config
+    };
+    for (name, ..) in kinds {
+        let key = match name {
+            "locked" => "locked:pass=a password".to_owned(),
+            _ => name.to_owned(),
+        };
+        check(&all, &config(&key), "pgp").await;
+    }
+    let other = encrypt(&recipients[..1]);
+    check(&other, &config("rsa"), "pgp").await;
+    let refused = Keyring::new(&config("curve")).unwrap();
+    let refused = refused.unwrap(&other.layer).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Denied);
+    assert!(
+        refused.to_string().contains("none of the recipients'"),
+        "{refused}"
+    );
+    let no_password = Keyring::new(&config("locked")).unwrap_err();
+    assert_eq!(no_password.kind(), Kind::Denied);
+    // Its agent would wait for a while.
+    let mut end = Command::new("gpgconf");
+    run(
+        end.args(["--kill", "all"]).env("GNUPGHOME", home.path()),
+        b"",
+    );
+}
+
+/// A token of SoftHSM in a directory of its own, with the private key `rsa-pkcs8.pem`.
+#[cfg(feature = "pkcs11")]
+struct SoftToken(TempDir);
+
+#[cfg(feature = "pkcs11")]
+impl SoftToken {
+    /// `None`, after saying so, if SoftHSM is not installed.
+    fn new() -> Option<Self> {
+        if Command::new("softhsm2-util")
+            .arg("--version")
+            .output()
+            .is_err()
+        {
+            println!("skipped: softhsm2-util is not installed (scripts/install-peers)");
+            return None;
+        }
+        let token = Self(tempfile::tempdir().unwrap());
+        let home = token.0.path();
+        std::fs::create_dir(home.join("tokens")).unwrap();
+        let configuration = format!("directories.tokendir = {}/tokens\n", home.display());
+        std::fs::write(home.join("softhsm2.conf"), configuration).unwrap();
+        let util = |words: &[&str]| {
+            let mut command = Command::new("softhsm2-util");
+            command.env("SOFTHSM2_CONF", home.join("softhsm2.conf"));
+            run(command.args(words), b"");
+        };
+        let pins = ["--pin", "1234", "--so-pin", "12345678"];
+        util(
+            &[
+                &["--init-token", "--free", "--label", "our token"][..],
+                &pins,
+            ]
+            .concat(),
+        );
+        let key = format!("{KEYS}/rsa-pkcs8.pem");
+        let into = ["--token", "our token", "--pin", "1234"];
+        let names = ["--label", "layers", "--id", "0a"];
+        util(&[&["--import", &key][..], &into, &names].concat());
+        Some(token)
+    }
+
+    /// A key file as ocicrypt has it.
+    fn key(&self, uri: &str) -> KeyConfig {
+        let home = self.0.path().display();
+        let text = format!(
+            "pkcs11:\n  uri: {uri}\nmodule:\n  env:\n    SOFTHSM2_CONF: {home}/softhsm2.conf\n"
+        );
+        let path = self.0.path().join("key.yaml");
+        std::fs::write(&path, text).unwrap();
+        let mut config = KeyConfig {
+            token_program: Some(env!("CARGO_BIN_EXE_nacre").into()),
+            ..KeyConfig::default()
+        };
+        config
+            .add_decryption_key(&path.display().to_string())
+            .unwrap();
+        config
+    }
+}
+
+#[cfg(feature = "pkcs11")]
+#[tokio::test]
+async fn keys_on_tokens() {
+    let (Some(program), Some(token)) = (go_program(), SoftToken::new()) else {
+        return;
+    };
+    let encrypt = |hash: &str, key: &str| {
+        let mut command = Command::new(program);
+        // No configuration of ocicrypt's is needed, but it wants to be told.
+        command.env("OCICRYPT_CONFIG", "internal");
+        command.env("OCICRYPT_OAEP_HASHALG", hash);
+        encrypt_by(command, &[format!("pkcs11:{key}")])
+    };
+    // SoftHSM's OAEP is with SHA-1.
+    let image = encrypt("sha1", &format!("{KEYS}/rsa-pub.pem"));
+    assert_eq!(packets(&image.layer)[0].recipients, Some(1));
+    let good = "pkcs11:token=our%20token;object=layers?module-name=softhsm2&pin-value=1234";
+    check(&image, &token.key(good), "pkcs11").await;
+    let by_id = good.replace("object=layers", "id=%0a;type=private");
+    check(&image, &token.key(&by_id), "pkcs11").await;
+
+    for (uri, kind, said) in [
+        (
+            good.replace("our", "no"),
+            Kind::Unavailable,
+            "no token \"no token\"",
+        ),
+        (
+            good.replace("layers", "none"),
+            Kind::Denied,
+            "no private key \"none\"",
+        ),
+        (good.replace("1234", "4321"), Kind::Denied, "PIN"),
+        (
+            good.replace("softhsm2", "nobodys"),
+            Kind::NotFound,
+            "module \"nobodys\"",
+        ),
+        (
+            good.replace("module-name=softhsm2", "module-path=/dev/null"),
+            Kind::Unavailable,
+            "cannot be loaded",
+        ),
+    ] {
+        let keyring = Keyring::new(&token.key(&uri)).unwrap();
+        let error = keyring.unwrap(&image.layer).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{uri}: {error}");
+        assert!(error.to_string().contains(said), "{uri}: {error}");
+        assert!(error.to_string().contains("key.yaml"), "{error}");
+        assert!(!error.to_string().contains("4321"), "{error}");
+    }
+    // Another's, by the other hash.
+    let [private, public] = ["other.pem", "other.pub"].map(|it| token.0.path().join(it));
+    let bits = ["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:3072"];
+    let mut openssl = Command::new("openssl");
+    let made = openssl.arg("genpkey").args(bits).arg("-out").arg(&private);
+    run(made, b"");
+    let mut openssl = Command::new("openssl");
+    let made = openssl.args(["pkey", "-pubout", "-in"]).arg(&private);
+    run(made.arg("-out").arg(&public), b"");
+    let other = encrypt("sha256", &public.display().to_string());
+    let keyring = Keyring::new(&token.key(good)).unwrap();
+    let error = keyring.unwrap(&other.layer).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied);
+    assert!(
+        error.to_string().contains("opens none of the packet"),
+        "{error}"
+    );
+
+    // A token that does not answer is given up, and its process ended.
+    let [text, script, marker] = ["hung.sh", "hung", "process"].map(|it| token.0.path().join(it));
+    let body = format!(
+        "#!/bin/sh\necho $$ > {}\nexec sleep 3600\n",
+        marker.display()
+    );
+    std::fs::write(&text, body).unwrap();
+    // Another process writes it: executing what this one wrote can fail with ETXTBSY while another
+    // test forks.
+    run(
+        Command::new("install")
+            .args(["-m", "755"])
+            .arg(&text)
+            .arg(&script),
+        b"",
+    );
+    let hung = KeyConfig {
+        token_program: Some(script),
+        deadline: std::time::Duration::from_secs(2),
+        ..token.key(good)
+    };
+    let error = Keyring::new(&hung)
+        .unwrap()
+        .unwrap(&image.layer)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(
+        error.to_string().contains("token: no answer within 2 s"),
+        "{error}"
+    );
+    let process = std::fs::read_to_string(marker).unwrap();
+    let stat = format!("/proc/{}/stat", process.trim());
+    // Its reaper may take a moment; a zombie is dead too.
+    while let Ok(state) = std::fs::read_to_string(&stat) {
+        if state.contains(") Z") {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
 }

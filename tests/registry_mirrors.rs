@@ -698,23 +698,6 @@ async fn the_engine_gets_right_bytes_although_the_mirror_has_wrong_ones() {
         });
         let image = open(&mirrored, "r.example/app:1").await.unwrap();
         assert!(files(&image).await == right_files, "wrong bytes");
-        // The policy sees the reference that was asked for, wherever the bytes come from.
-        for (scope, admitted) in [
-            ("r.example/app".to_owned(), true),
-            (server.host(), false),
-            (mirror.host(), false),
-        ] {
-            let policy = serde_json::json!({"default": [{"type": "reject"}],
-                "transports": {"docker": {scope: [{"type": "insecureAcceptAnything"}]}}});
-            let file = directory.path().join("policy.json");
-            std::fs::write(&file, policy.to_string()).unwrap();
-            let policy = Policy::find(Some(&file), &[]).unwrap();
-            let opened = open_by(policy, &mirrored, "r.example/app:1").await;
-            assert_eq!(opened.is_ok(), admitted);
-            if let Err(error) = opened {
-                assert_eq!(error.kind(), Kind::Denied, "{error}");
-            }
-        }
         let listed = std::process::Command::new(env!("CARGO_BIN_EXE_nacre"))
             .args([
                 "ls",

@@ -7,7 +7,12 @@
 
 mod support;
 
-use std::{fs, process::Command, sync::Arc, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::future::join_all;
 use nacre::{
@@ -206,7 +211,7 @@ async fn a_signature_on_the_index_admits_the_manifest_that_containerd_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn chain_ids_tell_repeated_layers_apart() {
+async fn image_rs_defect_7_chain_ids_tell_repeated_layers_apart() {
     let (node, registry) = (Node::new(), FakeRegistry::start().await);
     let (a, b) = (base(), lazy(Format::Estargz, &[(".wh.base", b"")]));
     let image = signed(&node, &registry, "app", &[a.clone(), b, a]).await;
@@ -642,6 +647,61 @@ async fn an_image_whose_key_is_missing_is_refused_until_it_is_there() {
         let bytes = fs::read(&file).unwrap();
         let plain = bytes.windows(64).any(|it| it == [b'b'; 64]);
         assert!(!plain, "{}", file.display());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_provider_that_hangs_or_dies_holds_up_its_own_image_alone() {
+    if Command::new("skopeo").arg("--version").output().is_err() {
+        println!("skipped: skopeo is not installed (scripts/install-peers)");
+        return;
+    }
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let (private, public) = (node.path("layer.pem"), node.path("layer.pub"));
+    let path = |it: &std::path::Path| it.to_str().unwrap().to_owned();
+    tool("openssl", ["genrsa", "-out", &path(&private), "2048"]);
+    let input = ["rsa", "-in", &path(&private), "-pubout", "-out"];
+    tool("openssl", input.iter().copied().chain([&*path(&public)]));
+    let fine = encrypted(&node, &registry, &public, base());
+    node.sign(&fine.reference, &fine.manifest.digest).await;
+
+    // Two whose keys only a provider has: one never answers, one dies.
+    let mut providers = serde_json::Map::new();
+    let mut others = Vec::new();
+    for (name, body) in [("hung", "exec sleep 3600"), ("dead", "kill -KILL $$")] {
+        let script = node.path(name);
+        fs::write(&script, body).unwrap();
+        let command = serde_json::json!({"cmd": {"path": "/bin/sh", "args": [script]}});
+        providers.insert(name.into(), command);
+        let mut layer = fine.layers[0].clone();
+        let annotations = &mut layer.descriptor.annotations;
+        let packet = annotations.remove("org.opencontainers.image.enc.keys.jwe");
+        let by_provider = format!("org.opencontainers.image.enc.keys.provider.{name}");
+        annotations.insert(by_provider, packet.unwrap());
+        let image = put(&registry, name, &[layer]);
+        node.sign(&image.reference, &image.manifest.digest).await;
+        others.push(image);
+    }
+    let mut config = node.config();
+    let given = serde_json::json!({ "key-providers": providers }).to_string();
+    fs::write(node.path("providers.json"), given).unwrap();
+    config.keys.keyprovider_config = Some(node.path("providers.json"));
+    config.keys.deadline = Duration::from_secs(3);
+    config.keys.add_decryption_key(&path(&private)).unwrap();
+    let images = Images::new(config).unwrap();
+    let ask = async |image: &ToyImage| {
+        let begin = Instant::now();
+        (images.layer(&image.request(0)).await, begin.elapsed())
+    };
+    let (hung, dead, ours) = tokio::join!(ask(&others[0]), ask(&others[1]), ask(&fine));
+    assert!(matches!(ours.0.unwrap(), Verdict::Lazy(_)));
+    assert!(ours.1 < hung.1, "{:?} waited for the other", ours.1);
+    assert!(hung.1 >= Duration::from_secs(3) && hung.1 < Duration::from_secs(60));
+    for (result, name, said) in [(hung.0, "hung", "within 3 s"), (dead.0, "dead", "died")] {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+        let (text, provider) = (error.to_string(), format!("key provider {name:?}"));
+        assert!(text.contains(&provider) && text.contains(said), "{text}");
     }
 }
 

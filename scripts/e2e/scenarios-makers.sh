@@ -80,6 +80,30 @@ scenario_nacre_decrypts_skopeo_pkcs7() {
   same "$here/d"
 }
 
+# skopeo takes public keys out of GnuPG's directory. Debian's knows RSA alone of what GnuPG makes.
+scenario_nacre_decrypts_skopeo_pgp() {
+  local gpg fingerprint name
+  need gpg
+  export GNUPGHOME=$here/gnupg
+  mkdir -m 700 "$GNUPGHOME"
+  gpg=(gpg --batch --quiet --pinentry-mode loopback --passphrase secret)
+  for name in one two; do
+    "${gpg[@]}" --quick-generate-key "$name@example.org" rsa3072 sign never
+    fingerprint=$("${gpg[@]}" --with-colons --list-keys "$name@example.org" |
+      awk -F: '/^fpr/ { print $10; exit }')
+    "${gpg[@]}" --quick-add-key "$fingerprint" rsa3072 encr never
+    "${gpg[@]}" --armor --export-secret-keys "$fingerprint" >"$here/$name.asc"
+  done
+  skopeo_copy --encryption-key pgp:one@example.org "oci:$work/plain:1" "oci:$here/e:1"
+  gpgconf --kill all
+  nacre image decrypt "oci:$here/e:1" "oci:$here/d:1" --decryption-key "$here/one.asc:pass=secret"
+  same "$here/d"
+  fails 4 "none of the recipients'" nacre image decrypt "oci:$here/e:1" "oci:$here/no:1" \
+    --decryption-key "$here/two.asc:pass=secret"
+  fails 4 'no password was given' nacre image decrypt "oci:$here/e:1" "oci:$here/no:1" \
+    --decryption-key "$here/one.asc"
+}
+
 scenario_nacre_unwraps_go() {
   local number digest
   go_program

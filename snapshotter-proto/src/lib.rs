@@ -6,6 +6,7 @@
 #[path = "generated/keyprovider.rs"]
 pub mod keyprovider;
 
+pub mod hub;
 pub mod ttrpc;
 
 /// containerd's services and types, from `github.com/containerd/containerd/api` v1.12.0.

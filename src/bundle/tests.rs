@@ -183,7 +183,7 @@ fn all_compressions_of_several_parts() {
 }
 
 #[test]
-fn what_is_not_verified_leaves_nothing() {
+fn image_rs_defect_8_what_is_not_verified_leaves_nothing() {
     let bench = Bench::new();
     let good = || plain(&[File(b"good", b"x")]);
 

@@ -6,11 +6,13 @@ use clap::{Args, ValueEnum};
 use zeroize::Zeroizing;
 
 use crate::{
+    config::OWN_PROGRAM,
     engine::{EngineConfig, FollowConfig},
     error::{Error, Result},
     keys::{KeyConfig, Keyring},
     oci::{Digest, Location, Platform, Reference},
     open::{OpenImage, Opener},
+    resource::{self, ResourceConfig, Resources},
     source::{
         Access, Place, Repository, RepositoryWriter,
         registry::{Credentials, LookasidePlaces, Options},
@@ -85,7 +87,8 @@ pub(super) struct RegistryArgs {
     /// [default: ~/.config/containers/registries.d if it is there, else the one in /etc].
     #[arg(long, value_name = "DIR")]
     registries_dir: Option<PathBuf>,
-    /// Docker config.json with credentials; otherwise where docker and containers keep theirs.
+    /// Docker config.json with credentials, a file or a URI; otherwise where docker and containers keep
+    /// theirs.
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
     /// The kubelet's CredentialProviderConfig; its plugins are asked for logins that no file has.
@@ -101,13 +104,30 @@ pub(super) struct RegistryArgs {
     /// os/architecture[/variant] to take from an index [default: this machine's].
     #[arg(long)]
     platform: Option<String>,
+    #[command(flatten)]
+    resources: ResourceArgs,
+}
+
+/// Documents that are named by URIs: kbs:///repository/type/tag.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Resources")]
+struct ResourceArgs {
+    /// Socket of Confidential Containers' data hub, which is asked for kbs:// URIs.
+    #[arg(long, value_name = "SOCKET", default_value = resource::HUB_SOCKET)]
+    cdh_socket: PathBuf,
+    /// offline-fs-kbc file of resources, asked before the hub.
+    #[arg(long, value_name = "FILE")]
+    offline_resources: Vec<PathBuf>,
+    /// How long the hub may take for one resource, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    resource_deadline: u64,
 }
 
 /// What is admitted.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Trust")]
 pub(super) struct TrustArgs {
-    /// Policy file (containers-policy.json) [default: the first that exists of
+    /// Policy (containers-policy.json), a file or a URI [default: the first that exists of
     /// ~/.config/containers/policy.json and the ones in /etc].
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -133,7 +153,8 @@ enum InsecurePolicy {
 #[command(next_help_heading = "Keys")]
 pub(super) struct KeyArgs {
     /// Private key, as skopeo takes it: FILE[:pass=PASSWORD|:file=FILE|:fd=N], or
-    /// provider:NAME[:PARAMETER] for a key provider.
+    /// provider:NAME[:PARAMETER] for a key provider. FILE has a key for JWE, PKCS7 or PGP packets, or
+    /// says on which PKCS#11 token one is; it may be a URI.
     #[arg(long, value_name = "KEY")]
     decryption_key: Vec<String>,
     /// ocicrypt key provider configuration.
@@ -142,6 +163,12 @@ pub(super) struct KeyArgs {
     /// Key file for CoCo packets: [KID=]FILE, for instance kbs:///default/key/1=key.bin.
     #[arg(long, value_name = "[KID=]FILE")]
     coco_key: Vec<String>,
+    /// offline-fs-kbc file of keys for CoCo packets.
+    #[arg(long, value_name = "FILE")]
+    offline_keys: Vec<PathBuf>,
+    /// How long one key provider or token may take for one layer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    key_deadline: u64,
 }
 
 /// Where chunks are kept.
@@ -245,8 +272,8 @@ fn opener(
     store: &StoreArgs,
 ) -> Result<Opener> {
     Ok(Opener {
-        policy: trust.policy()?,
-        keyring: keys.keyring()?,
+        policy: trust.policy(&registry.resources())?,
+        keyring: keys.keyring(&registry.resources())?,
         store: Arc::new(Store::open(&store.config()?)?),
         engine: EngineConfig::RECOMMENDED,
         platform: registry.platform()?,
@@ -266,7 +293,8 @@ impl RegistryArgs {
         if !self.insecure_plain_http.is_empty() {
             tracing::warn!(hosts = ?self.insecure_plain_http, "plain HTTP (insecure_plain_http)");
         }
-        let mut credentials = Credentials::from_files(files);
+        let resources = self.resources();
+        let mut credentials = Credentials::from_files(files).with_resources(resources.clone());
         if let (Some(config), Some(directory)) = (
             &self.credential_provider_config,
             &self.credential_provider_bin_dir,
@@ -280,9 +308,21 @@ impl RegistryArgs {
             insecure_skip_verify: self.insecure_skip_verify,
             lookaside: Some(self.lookaside()),
             credentials,
+            resources,
             deadline: Duration::from_secs(self.registry_deadline),
             ..Options::default()
         }))
+    }
+
+    /// What reads documents that are named by URIs.
+    pub(super) fn resources(&self) -> Resources {
+        let resources = &self.resources;
+        Resources::new(ResourceConfig {
+            hub: Some(resources.cdh_socket.clone()),
+            offline: resources.offline_resources.clone(),
+            deadline: Duration::from_secs(resources.resource_deadline),
+            ..ResourceConfig::default()
+        })
     }
 
     fn lookaside(&self) -> LookasidePlaces {
@@ -305,13 +345,13 @@ impl RegistryArgs {
 // === impl TrustArgs ===
 
 impl TrustArgs {
-    pub(super) fn policy(&self) -> Result<Policy> {
+    pub(super) fn policy(&self, resources: &Resources) -> Result<Policy> {
         let policy = match self.insecure_policy {
             Some(InsecurePolicy::AcceptAnything) => Policy::insecure_accept_anything(),
             None => {
                 let home = std::env::var_os("HOME").map(PathBuf::from);
                 let candidates = trust::default_policy_paths(home.as_deref());
-                Policy::find(self.policy.as_deref(), &candidates)?
+                Policy::find_by(self.policy.as_deref(), &candidates, resources)?
             }
         };
         let audit = self.audit_log.as_deref().map(trust::AuditLog::open);
@@ -330,9 +370,13 @@ impl KeyArgs {
         self.keyprovider_config.as_deref()
     }
 
-    pub(super) fn keyring(&self) -> Result<Keyring> {
+    pub(super) fn keyring(&self, resources: &Resources) -> Result<Keyring> {
         let mut config = KeyConfig {
             keyprovider_config: self.keyprovider_config.clone(),
+            offline_keys: self.offline_keys.clone(),
+            token_program: Some(OWN_PROGRAM.into()),
+            deadline: Duration::from_secs(self.key_deadline),
+            resources: resources.clone(),
             ..KeyConfig::default()
         };
         for key in &self.decryption_key {

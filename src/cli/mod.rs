@@ -19,6 +19,7 @@ mod sbom;
 mod serve;
 mod status;
 mod table;
+mod token;
 mod verify;
 
 use std::process::ExitCode;
@@ -69,6 +70,9 @@ enum Command {
     /// Keep mounts alive while no daemon serves them.
     #[command(hide = true)]
     Keeper(keeper::Keeper),
+    /// Do one operation of a PKCS#11 token.
+    #[command(hide = true)]
+    Token(token::Token),
     /// Check the configuration of `nacre serve`, or print its defaults.
     #[command(subcommand)]
     Config(config::Config),
@@ -120,6 +124,7 @@ fn run(command: Command, verbose: u8, output: &Output) -> Result<()> {
         Command::Status(status) => status.run(output),
         Command::Release(release) => release.run(output),
         Command::Keeper(keeper) => keeper.run(),
+        Command::Token(token) => token.run(),
         // Logs as its configuration says.
         Command::Serve(serve) => serve.run(verbose, output),
     }

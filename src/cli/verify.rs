@@ -49,7 +49,7 @@ impl Verify {
     pub(super) async fn run(self, output: &Output) -> Result<()> {
         let policy = match &self.key {
             Some(key) => policy_of(key)?,
-            None => self.trust.policy()?,
+            None => self.trust.policy(&self.registry.resources())?,
         };
         let (repository, location) = self.registry.access()?.open(&self.reference).await?;
         let grant = trust::admit(&trust::Request {

@@ -1,18 +1,15 @@
 //! From configuration to what the rooms below are made of.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{Config, ConfirmConfig};
 use crate::{
     engine::{BackgroundConfig, EngineConfig, FollowConfig},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     keys::{KeyConfig, Keyring},
     mount::MountOptions,
     oci::Platform,
+    resource::{Kept, ResourceConfig, Resources},
     snapshotter::{
         Options as SnapshotterOptions,
         images::{Confirm, FrontEnds, ImagesConfig, PolicySource},
@@ -27,6 +24,9 @@ use crate::{
 
 /// How long a mount that no snapshot names is spared: a pull may be under way.
 const GRACE: Duration = Duration::from_secs(600);
+
+/// This program, also after another took its place on disk.
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// What the process was started with; read once, at the edge.
 #[derive(Clone, Debug)]
@@ -49,6 +49,18 @@ impl Config {
         }
     }
 
+    /// What reads documents that are named by URIs.
+    #[must_use]
+    pub fn resources(&self) -> Resources {
+        let resources = &self.resources;
+        Resources::new(ResourceConfig {
+            hub: named(&resources.cdh_socket).map(Path::to_owned),
+            offline: resources.offline_files.clone(),
+            deadline: Duration::from_secs(resources.deadline_seconds),
+            keep: Duration::from_secs(resources.keep_seconds),
+        })
+    }
+
     /// How registries are reached. Logins that are `handed` over are tried before those that are
     /// configured.
     ///
@@ -58,6 +70,7 @@ impl Config {
         &self,
         surroundings: &Surroundings<'_>,
         handed: Option<&HandedLogins>,
+        resources: &Resources,
     ) -> Result<Access> {
         let registry = &self.registry;
         let files = match registry.auth_files.is_empty() {
@@ -68,7 +81,7 @@ impl Config {
             let hosts = &registry.insecure_plain_http;
             tracing::warn!(?hosts, "plain HTTP (registry.insecure_plain_http)");
         }
-        let mut credentials = Credentials::from_files(files);
+        let mut credentials = Credentials::from_files(files).with_resources(resources.clone());
         if let Some(file) = named(&registry.credential_provider_config) {
             let plugins = &registry.credential_provider_bin_dir;
             credentials = credentials
@@ -88,6 +101,7 @@ impl Config {
             ca_files: registry.ca_files.clone(),
             plain_http: registry.insecure_plain_http.clone(),
             credentials,
+            resources: resources.clone(),
             deadline: Duration::from_secs(registry.deadline_seconds),
             certs_dir: named(&registry.hosts_dir).map(Path::to_owned),
             ..Options::default()
@@ -109,15 +123,17 @@ impl Config {
         if self.trust.confirm == ConfirmConfig::Never {
             tracing::warn!("layers are never confirmed by their DiffID (confirm = insecure_never)");
         }
+        let resources = self.resources();
+        let keys = self.key_config(&resources)?;
         // Keys are read anew for every image; what is wrong with them is told at the start.
-        self.keyring()?;
+        may_come_later("keys", Keyring::new(&keys).map(drop))?;
         let trust = &self.trust;
         Ok(ImagesConfig {
             root: self.root.clone(),
-            repositories: Arc::new(self.access(surroundings, handed)?),
-            policy: PolicySource::File(self.policy_file(surroundings)?),
+            repositories: Arc::new(self.access(surroundings, handed, &resources)?),
+            policy: self.policy_source(surroundings, &resources)?,
             watch: self.watch()?,
-            keys: self.key_config()?,
+            keys,
             store: Arc::new(Store::open(&self.store()?)?),
             engine: self.engine(),
             complete: self.fetch.complete.then(|| self.background()),
@@ -166,17 +182,28 @@ impl Config {
         }
     }
 
-    /// The policy's file; that it can be read and parsed has been checked.
-    ///
-    /// # Errors
-    /// If there is none, or it is malformed.
-    pub fn policy_file(&self, surroundings: &Surroundings<'_>) -> Result<PathBuf> {
+    /// Where the policy is; that it can be read and parsed has been checked, as far as nobody is away.
+    fn policy_source(
+        &self,
+        surroundings: &Surroundings<'_>,
+        resources: &Resources,
+    ) -> Result<PolicySource> {
         let candidates = trust::default_policy_paths(surroundings.home);
-        let policy = Policy::find(named(&self.trust.policy), &candidates)?;
-        match policy.origin() {
-            trust::Origin::File(file) => Ok(file.clone()),
-            trust::Origin::InsecureFlag => Err(Error::internal("a policy file that is none")),
-        }
+        let explicit = named(&self.trust.policy);
+        let place = match (Policy::find_by(explicit, &candidates, resources), explicit) {
+            (Ok(policy), _) => match policy.origin() {
+                trust::Origin::File(file) => file.clone(),
+                trust::Origin::InsecureFlag => {
+                    return Err(Error::internal("a policy file that is none"));
+                }
+            },
+            (Err(error), Some(place)) => {
+                may_come_later("trust.policy", Err(error))?;
+                place.to_owned()
+            }
+            (Err(error), None) => return Err(error),
+        };
+        Ok(PolicySource::Document(place, resources.clone()))
     }
 
     /// What is told of every decision.
@@ -196,11 +223,15 @@ impl Config {
         })
     }
 
-    fn key_config(&self) -> Result<KeyConfig> {
+    fn key_config(&self, resources: &Resources) -> Result<KeyConfig> {
         let keys = &self.keys;
         let mut config = KeyConfig {
             keyprovider_config: named(&keys.keyprovider_config).map(Path::to_owned),
+            offline_keys: keys.offline_keys.clone(),
             deadline: Duration::from_secs(keys.deadline_seconds),
+            token_program: Some(OWN_PROGRAM.into()),
+            kept: Kept::new(Duration::from_secs(keys.keep_seconds)),
+            resources: resources.clone(),
             ..KeyConfig::default()
         };
         for key in &keys.decryption_keys {
@@ -221,7 +252,7 @@ impl Config {
     /// # Errors
     /// If one cannot be read.
     pub fn keyring(&self) -> Result<Keyring> {
-        Keyring::new(&self.key_config()?)
+        Keyring::new(&self.key_config(&self.resources())?)
     }
 
     /// The platform to take from an index.
@@ -258,6 +289,18 @@ impl Config {
             disk,
             indexes,
         })
+    }
+}
+
+/// What hinders at the start may be somebody who is still starting: then it is looked at again when it
+/// is needed, and refused until it is there.
+fn may_come_later(what: &'static str, read: Result<()>) -> Result<()> {
+    match read {
+        Err(error) if error.kind() == Kind::Unavailable => {
+            tracing::warn!(event = "not_there_yet", %error, "{what}: cannot be read yet");
+            Ok(())
+        }
+        other => other,
     }
 }
 

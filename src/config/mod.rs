@@ -16,11 +16,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::build::OWN_PROGRAM;
 pub use self::{build::Surroundings, metrics::MetricsConfig};
 use crate::{
     error::{Error, Result},
     keeper::HandOver,
     mount::FrontEnd,
+    resource,
 };
 
 /// Every key with its default and what it means.
@@ -53,6 +55,8 @@ pub struct Config {
     pub trust: TrustConfig,
     /// `[keys]`
     pub keys: KeysConfig,
+    /// `[resources]`
+    pub resources: ResourcesConfig,
     /// `[fetch]`
     pub fetch: FetchConfig,
     /// `[store]`
@@ -148,8 +152,26 @@ pub struct KeysConfig {
     pub keyprovider_config: PathBuf,
     /// Keys for the packets of CoCo's key provider.
     pub coco_keys: Vec<String>,
+    /// Files of offline-fs-kbc with keys for the packets of CoCo's key provider.
+    pub offline_keys: Vec<PathBuf>,
     /// How long one key provider may take for one packet.
     pub deadline_seconds: u64,
+    /// How long what one answered is kept in memory; 0: not at all.
+    pub keep_seconds: u64,
+}
+
+/// `[resources]`: documents that are named by `kbs://` URIs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResourcesConfig {
+    /// Socket of Confidential Containers' data hub.
+    pub cdh_socket: PathBuf,
+    /// Files of offline-fs-kbc, which are asked first.
+    pub offline_files: Vec<PathBuf>,
+    /// How long the hub may take for one resource.
+    pub deadline_seconds: u64,
+    /// How long one is kept in memory; 0: not at all.
+    pub keep_seconds: u64,
 }
 
 /// `[fetch]`: what is fetched before it is asked for.
@@ -310,6 +332,10 @@ impl Config {
         let zero = [
             ("registry.deadline_seconds", self.registry.deadline_seconds),
             ("keys.deadline_seconds", self.keys.deadline_seconds),
+            (
+                "resources.deadline_seconds",
+                self.resources.deadline_seconds,
+            ),
         ];
         for (key, seconds) in zero {
             if seconds == 0 {
@@ -351,6 +377,7 @@ impl Default for Config {
             cri: CriConfig::default(),
             trust: TrustConfig::default(),
             keys: KeysConfig::default(),
+            resources: ResourcesConfig::default(),
             fetch: FetchConfig::default(),
             store: StoreConfig::default(),
             metrics: MetricsConfig::default(),
@@ -412,7 +439,20 @@ impl Default for KeysConfig {
             decryption_keys: Vec::new(),
             keyprovider_config: PathBuf::new(),
             coco_keys: Vec::new(),
+            offline_keys: Vec::new(),
             deadline_seconds: 30,
+            keep_seconds: 300,
+        }
+    }
+}
+
+impl Default for ResourcesConfig {
+    fn default() -> Self {
+        Self {
+            cdh_socket: resource::HUB_SOCKET.into(),
+            offline_files: Vec::new(),
+            deadline_seconds: 30,
+            keep_seconds: 300,
         }
     }
 }

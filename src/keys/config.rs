@@ -1,40 +1,43 @@
 //! Where keys are, as the command line and the configuration say it.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    fs::File,
-    io::Read,
-    path::{Path, PathBuf},
-    str::FromStr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    resource::{Kept, Resources},
+};
 
 /// Where the keys of encrypted layers come from.
 #[derive(Clone, Debug)]
 pub struct KeyConfig {
-    /// Private keys for JWE packets.
+    /// Private keys: for JWE and PKCS7 packets, OpenPGP ones, or where a key is on a PKCS#11 token.
     pub private_keys: Vec<KeyFile>,
     /// ocicrypt's key provider configuration, what `OCICRYPT_KEYPROVIDER_CONFIG` names. A file that
     /// does not exist configures no providers, as in ocicrypt.
     pub keyprovider_config: Option<PathBuf>,
     /// Key-encryption keys for the packets of CoCo's key provider.
     pub coco_keys: Vec<CocoKeyFile>,
+    /// Files of offline-fs-kbc with the keys that CoCo packets name.
+    pub offline_keys: Vec<PathBuf>,
     /// Parameters given to key providers, by provider; `Enabled` where there are none.
     pub provider_params: BTreeMap<String, Vec<String>>,
-    /// How long one key provider may take for one packet.
+    /// The nacre program, which is run for each operation of a PKCS#11 token.
+    pub token_program: Option<PathBuf>,
+    /// How long one key provider or token may take for one packet.
     pub deadline: Duration,
+    /// Keeps what key providers answered for a while.
+    pub kept: Kept,
+    /// Reads the documents named here.
+    pub resources: Resources,
 }
 
 /// A private key file, written `FILE`, `FILE:pass=PASSWORD`, `FILE:file=PATH` or `FILE:fd=NUMBER`.
 #[derive(Clone, Debug)]
 pub struct KeyFile {
-    /// PEM, DER or JWK.
+    /// PEM, DER, JWK, an OpenPGP key, or ocicrypt's YAML of a PKCS#11 key; a path or a URI.
     pub path: PathBuf,
     /// Where the password of an encrypted key is.
     pub password: Option<Password>,
@@ -57,7 +60,7 @@ pub enum Password {
 pub struct CocoKeyFile {
     /// The packets it is for; all if absent.
     pub kid: Option<String>,
-    /// The file.
+    /// The file, or a URI.
     pub path: PathBuf,
 }
 
@@ -75,8 +78,12 @@ impl Default for KeyConfig {
             private_keys: Vec::new(),
             keyprovider_config: None,
             coco_keys: Vec::new(),
+            offline_keys: Vec::new(),
             provider_params: BTreeMap::new(),
+            token_program: None,
             deadline: DEADLINE,
+            kept: Kept::default(),
+            resources: Resources::default(),
         }
     }
 }
@@ -113,7 +120,10 @@ impl KeyConfig {
 
 impl KeyFile {
     /// The password, if one is given.
-    pub(super) fn read_password(&self) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    pub(super) fn read_password(
+        &self,
+        resources: &Resources,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>> {
         let path = match &self.password {
             None => return Ok(None),
             Some(Password::Text(text)) => {
@@ -122,7 +132,8 @@ impl KeyFile {
             Some(Password::File(path)) => path.clone(),
             Some(Password::Descriptor(fd)) => format!("/dev/fd/{fd}").into(),
         };
-        let mut password = read_bounded(&path, MAX_PASSWORD)
+        let mut password = resources
+            .read(&path, MAX_PASSWORD)
             .map_err(|e| e.context(format!("password of key {}", self.path.display())))?;
         if password.ends_with(b"\n") {
             password.pop();
@@ -192,9 +203,10 @@ impl fmt::Debug for Password {
 
 impl CocoKeyFile {
     /// Reads the key.
-    pub(super) fn read(&self) -> Result<Zeroizing<[u8; 32]>> {
+    pub(super) fn read(&self, resources: &Resources) -> Result<Zeroizing<[u8; 32]>> {
         let name = || format!("CoCo key {}", self.path.display());
-        let file = read_bounded(&self.path, MAX_COCO_KEY).map_err(|e| e.context(name()))?;
+        let file = resources.read(&self.path, MAX_COCO_KEY);
+        let file = file.map_err(|e| e.context(name()))?;
         let mut key = Zeroizing::new([0; 32]);
         if file.len() == key.len() {
             key.copy_from_slice(&file);
@@ -240,34 +252,16 @@ impl FromStr for CocoKeyFile {
     }
 }
 
-/// Reads a small secret file into memory that is zeroized and never moved.
-pub(super) fn read_bounded(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
-    let failed = |e: std::io::Error| {
-        let message = path.display().to_string();
-        if e.kind() == std::io::ErrorKind::NotFound {
-            Error::not_found(format!("{message}: no such file"))
-        } else {
-            Error::io(message, e)
-        }
-    };
-    let file = File::open(path).map_err(failed)?;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 64));
-    file.take(limit as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    if bytes.len() > limit {
-        return Err(Error::invalid(format!(
-            "{}: over {limit} bytes",
-            path.display()
-        )));
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::error::Kind;
+
+    fn files() -> Resources {
+        Resources::default()
+    }
 
     #[test]
     fn key_files_as_skopeo_writes_them() {
@@ -312,10 +306,13 @@ mod tests {
         ] {
             std::fs::write(&path, written).unwrap();
             let file: KeyFile = format!("k:file={}", path.display()).parse().unwrap();
-            assert_eq!(file.read_password().unwrap().unwrap()[..], *read.as_bytes());
+            assert_eq!(
+                file.read_password(&files()).unwrap().unwrap()[..],
+                *read.as_bytes()
+            );
         }
         let file: KeyFile = "k:file=/nonexistent".parse().unwrap();
-        let error = file.read_password().unwrap_err();
+        let error = file.read_password(&files()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "password of key k: /nonexistent: no such file"
@@ -329,7 +326,7 @@ mod tests {
         let read = |contents: &[u8]| {
             std::fs::write(&path, contents).unwrap();
             let file: CocoKeyFile = path.display().to_string().parse().unwrap();
-            file.read()
+            file.read(&files())
         };
         let key: [u8; 32] = std::array::from_fn(|i| u8::try_from(i * 7).unwrap());
         assert_eq!(*read(&key).unwrap(), key);

@@ -1,7 +1,7 @@
 //! The keys that are configured, and the search for one that opens a layer.
 //!
-//! What costs nothing is tried first: private keys on JWE and PKCS7 packets, then local keys on CoCo
-//! packets, then key providers. All packets of a layer wrap the same options: the first that opens decides.
+//! What costs nothing is tried first: private keys on JWE, PKCS7 and PGP packets, then local keys on CoCo
+//! packets, then tokens and key providers. All packets of a layer wrap the same options: the first that opens decides.
 
 use std::{
     collections::BTreeMap,
@@ -16,8 +16,9 @@ use zeroize::Zeroizing;
 
 use super::{
     CocoKeyFile, KeyConfig, KeyMeter, LayerKey,
-    config::read_bounded,
+    held::HeldKey,
     provider::{Provider, Providers},
+    token,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -27,28 +28,36 @@ use crate::{
         coco::CocoPacket,
         is_encrypted,
         jwe::Jwe,
+        pgp::PgpPacket,
         pkcs7::Pkcs7,
+        pkcs11::Pkcs11Packet,
         private_key::{MAX_KEY_FILE, PrivateKey},
     },
+    resource::{self, Kept, Offline},
 };
+
+mod refusal;
 
 /// Opens layers with the keys that are configured. Cheap to clone.
 #[derive(Clone)]
 pub struct Keyring(Arc<Inner>);
 
 struct Inner {
-    private_keys: Vec<(PathBuf, PrivateKey)>,
+    private_keys: Vec<(PathBuf, HeldKey)>,
     coco_keys: Vec<CocoKey>,
     providers: Providers,
     params: BTreeMap<String, Vec<String>>,
+    token_program: Option<PathBuf>,
     deadline: Duration,
+    kept: Kept,
     meter: Arc<KeyMeter>,
 }
 
 struct CocoKey {
     kid: Option<String>,
     path: PathBuf,
-    key: Zeroizing<[u8; 32]>,
+    /// 32 bytes, unless a file of offline-fs-kbc has something else under that name.
+    key: Zeroizing<Vec<u8>>,
 }
 
 type PrivateOptions = Zeroizing<Vec<u8>>;
@@ -56,7 +65,8 @@ type PrivateOptions = Zeroizing<Vec<u8>>;
 // === impl Keyring ===
 
 impl Keyring {
-    /// Reads the key files and the key providers' configuration; asks no provider.
+    /// Reads the key files and the key providers' configuration; asks no provider. Waits for the data
+    /// hub if a key is a resource: for threads that may.
     ///
     /// # Errors
     /// `NotFound`, `Io`, `Invalid`, `Denied` (a password is missing) or `Unsupported`, naming the
@@ -75,31 +85,42 @@ impl Keyring {
             .iter()
             .map(|file| {
                 let name = |e: Error| e.context(format!("key {}", file.path.display()));
-                let password = file.read_password()?;
-                let bytes =
-                    read_bounded(&file.path, MAX_KEY_FILE).map_err(|e| e.context("private key"))?;
+                let password = file.read_password(&config.resources)?;
+                let bytes = config.resources.read(&file.path, MAX_KEY_FILE);
+                let bytes = bytes.map_err(|e| e.context("private key"))?;
                 let password = password.as_ref().map(|p| &p[..]);
-                let key = PrivateKey::parse(&bytes, password).map_err(name)?;
+                let is_file = resource::local(&file.path)?.is_some();
+                let key = HeldKey::parse(&bytes, password, is_file).map_err(name)?;
                 Ok((file.path.clone(), key))
             })
             .collect::<Result<_>>()?;
-        let coco_keys = config
+        let mut coco_keys = config
             .coco_keys
             .iter()
             .map(|file: &CocoKeyFile| {
                 Ok(CocoKey {
                     kid: file.kid.clone(),
                     path: file.path.clone(),
-                    key: file.read()?,
+                    key: Zeroizing::new(file.read(&config.resources)?.to_vec()),
                 })
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
+        for path in &config.offline_keys {
+            let offline = Offline::read(path).map_err(|e| e.context("keys"))?;
+            coco_keys.extend(offline.all().map(|(kid, key)| CocoKey {
+                kid: Some(kid),
+                path: path.clone(),
+                key,
+            }));
+        }
         Ok(Self(Arc::new(Inner {
             private_keys,
             coco_keys,
             providers: Providers::read(config.keyprovider_config.as_deref())?,
             params: config.provider_params.clone(),
+            token_program: config.token_program.clone(),
             deadline: config.deadline,
+            kept: config.kept.clone(),
             meter,
         })))
     }
@@ -135,7 +156,7 @@ impl Keyring {
         let (by_key, others): (Vec<_>, Vec<_>) = annotations
             .packets
             .into_iter()
-            .partition(|p| matches!(p.kind, PacketKind::Jwe | PacketKind::Pkcs7));
+            .partition(|p| by_private_key(&p.kind));
 
         let mut failures = Vec::new();
         if !by_key.is_empty() && !self.0.private_keys.is_empty() {
@@ -155,6 +176,11 @@ impl Keyring {
                 None => continue,
             }
         }
+        for packet in others.iter().filter(|it| it.kind == PacketKind::Pkcs11) {
+            if let Some(private) = self.ask_tokens(packet, &mut failures).await {
+                return options.join(&private, "pkcs11");
+            }
+        }
         for packet in &others {
             let PacketKind::Provider(name) = &packet.kind else {
                 continue;
@@ -162,15 +188,24 @@ impl Keyring {
             let Some(provider) = self.0.providers.by_name(name) else {
                 continue;
             };
+            let question = self.question(name, provider, packet);
+            let kept = self.0.kept.find(&question);
+            if let Some(Ok(key)) = kept.map(|it| options.join(&it, "provider")) {
+                return Ok(key);
+            }
             match self.ask(name, provider, packet).await {
-                Ok(private) => return options.join(&private, "provider"),
+                Ok(private) => {
+                    let key = options.join(&private, "provider")?;
+                    self.0.kept.keep(question, &private);
+                    return Ok(key);
+                }
                 Err(error) => failures.push(error),
             }
         }
         Err(if failures.is_empty() {
-            self.no_key(&infos)
+            refusal::no_key(&self.0.providers, &infos)
         } else {
-            none_opens(failures)
+            refusal::none_opens(failures)
         })
     }
 
@@ -183,10 +218,11 @@ impl Keyring {
         for packet in packets {
             let opened = match packet.kind {
                 PacketKind::Pkcs7 => Pkcs7::parse(&packet.bytes)
-                    .map(|it| self.first(&mut failures, |key| it.open(key)))
+                    .map(|it| self.first(&mut failures, |key| Some(it.open(plain(key)?))))
                     .map(|found| found.map(|private| (private, "pkcs7"))),
+                PacketKind::Pgp => self.open_pgp(packet, &mut failures),
                 _ => Jwe::parse(&packet.bytes)
-                    .map(|it| self.first(&mut failures, |key| it.open(key)))
+                    .map(|it| self.first(&mut failures, |key| Some(it.open(plain(key)?))))
                     .map(|found| found.map(|private| (private, "jwe"))),
             };
             match opened {
@@ -198,14 +234,57 @@ impl Keyring {
         Err(failures)
     }
 
-    /// What the first private key that fits opens; the others' complaints are kept.
+    fn open_pgp(
+        &self,
+        packet: &Packet,
+        failures: &mut Vec<Error>,
+    ) -> Result<Option<(PrivateOptions, &'static str)>> {
+        let pgp = |key: &HeldKey| matches!(key, HeldKey::Pgp(_));
+        // Without such keys it need not be looked into.
+        if !self.0.private_keys.iter().any(|(_, key)| pgp(key)) {
+            return Ok(None);
+        }
+        let packet = PgpPacket::parse(&packet.bytes)?;
+        let found = self.first(failures, |key| match key {
+            HeldKey::Pgp(keys) => Some(packet.open(keys)),
+            _ => None,
+        });
+        Ok(found.map(|private| (private, "pgp")))
+    }
+
+    /// What the first private key that fits opens; the others' complaints are kept. `open` gives
+    /// nothing for keys of another kind.
     fn first(
         &self,
         failures: &mut Vec<Error>,
-        open: impl Fn(&PrivateKey) -> Result<PrivateOptions>,
+        open: impl Fn(&HeldKey) -> Option<Result<PrivateOptions>>,
     ) -> Option<PrivateOptions> {
         for (path, key) in &self.0.private_keys {
             match open(key) {
+                Some(Ok(private)) => return Some(private),
+                Some(Err(error)) => failures.push(error.context(path.display().to_string())),
+                None => {}
+            }
+        }
+        None
+    }
+
+    async fn ask_tokens(
+        &self,
+        packet: &Packet,
+        failures: &mut Vec<Error>,
+    ) -> Option<PrivateOptions> {
+        let packet = match Pkcs11Packet::parse(&packet.bytes) {
+            Ok(packet) => packet,
+            Err(error) => {
+                failures.push(error);
+                return None;
+            }
+        };
+        let program = self.0.token_program.as_deref();
+        for (path, key) in &self.0.private_keys {
+            let HeldKey::Token(key) = key else { continue };
+            match token::open(key, &packet, program, self.0.deadline).await {
                 Ok(private) => return Some(private),
                 Err(error) => failures.push(error.context(path.display().to_string())),
             }
@@ -230,12 +309,30 @@ impl Keyring {
             if key.kid.as_ref().is_some_and(|kid| !coco.is_for(kid)) {
                 continue;
             }
-            match coco.open(&key.key) {
+            let opened = match <&[u8; 32]>::try_from(&key.key[..]) {
+                Ok(key) => coco.open(key),
+                Err(_) => Err(Error::invalid(format!(
+                    "the key {:?} has {} bytes, want 32",
+                    coco.kid(),
+                    key.key.len()
+                ))),
+            };
+            match opened {
                 Ok(private) => return Some(private),
                 Err(error) => failures.push(error.context(key.path.display().to_string())),
             }
         }
         None
+    }
+
+    /// What an answer of a provider is kept by: another packet, provider or parameter is another
+    /// question.
+    fn question(&self, name: &str, provider: &Provider, packet: &Packet) -> [u8; 32] {
+        let way = Zeroizing::new(format!("{provider:?}"));
+        let params = self.0.params.get(name).map_or(&[][..], Vec::as_slice);
+        let mut parts = vec![name.as_bytes(), way.as_bytes(), &packet.bytes];
+        parts.extend(params.iter().map(|it| it.as_bytes()));
+        Kept::key(&parts)
     }
 
     async fn ask(
@@ -249,46 +346,6 @@ impl Keyring {
             .unwrap(name, params, &packet.bytes, self.0.deadline)
             .await
             .map_err(|e| e.context(format!("key provider {name:?}")))
-    }
-
-    /// Nothing was tried: says what could open the layer, and how it is given.
-    fn no_key(&self, packets: &[PacketInfo]) -> Error {
-        let mut have = Vec::new();
-        let mut hints = Vec::new();
-        for packet in packets {
-            let mut text = packet.kind.clone();
-            if let Some(recipients) = packet.recipients {
-                text += &format!(
-                    " ({recipients} recipient{})",
-                    if recipients == 1 { "" } else { "s" }
-                );
-            }
-            if matches!(&packet.kind[..], "jwe" | "pkcs7") {
-                hints.push("give a recipient's private key: --decryption-key FILE".to_owned());
-            }
-            if let Some(name) = packet.kind.strip_prefix("provider.") {
-                hints.push(self.0.providers.hint(name));
-            }
-            if let Some(kid) = &packet.kid {
-                text += &format!(" (key {kid:?})");
-                hints.push(format!("give the key itself: --coco-key {kid}=FILE"));
-            }
-            have.push(text);
-        }
-        if hints.is_empty() {
-            return Error::unsupported(format!(
-                "encrypted, and its key is wrapped only in ways that nacre does not open: {}",
-                joined(have, ", ")
-            ))
-            .with_hint(
-                "add a JWE recipient: nacre image rewrap, or skopeo copy --encryption-key jwe:FILE",
-            );
-        }
-        Error::denied(format!(
-            "encrypted, and no key is configured for it; it can be opened through: {}",
-            joined(have, ", ")
-        ))
-        .with_hint(joined(hints, "; or "))
     }
 }
 
@@ -305,49 +362,16 @@ impl fmt::Debug for Keyring {
     }
 }
 
-/// Keys were tried and none opened the layer. What can be retried decides the kind, then a refusal.
-fn none_opens(failures: Vec<Error>) -> Error {
-    let kind = [Kind::Unavailable, Kind::Denied]
-        .into_iter()
-        .find(|kind| failures.iter().any(|e| e.kind() == *kind))
-        .unwrap_or(failures[0].kind());
-    let hint = failures
-        .iter()
-        .find(|e| e.kind() == kind)
-        .and_then(|e| e.hint().map(ToOwned::to_owned))
-        .or_else(|| {
-            (kind == Kind::Denied)
-                .then(|| "the keys given belong to another recipient or another image".to_owned())
-        });
-    let texts = failures.iter().map(ToString::to_string).collect();
-    let error = Error::new(
-        kind,
-        format!(
-            "encrypted, and no configured key opens it: {}",
-            joined(texts, "; ")
-        ),
-    );
-    match hint {
-        Some(hint) => error.with_hint(hint),
-        None => error,
-    }
+/// Whether a private key in memory opens packets of this kind.
+fn by_private_key(kind: &PacketKind) -> bool {
+    matches!(kind, PacketKind::Jwe | PacketKind::Pkcs7 | PacketKind::Pgp)
 }
 
-/// Joins texts, each once, and not more than a reader takes in.
-fn joined(texts: Vec<String>, separator: &str) -> String {
-    const MOST: usize = 8;
-    let mut unique: Vec<String> = Vec::new();
-    for text in texts {
-        if !unique.contains(&text) {
-            unique.push(text);
-        }
+fn plain(key: &HeldKey) -> Option<&PrivateKey> {
+    match key {
+        HeldKey::Plain(key) => Some(key),
+        HeldKey::Pgp(_) | HeldKey::Token(_) => None,
     }
-    if unique.len() > MOST {
-        let more = unique.len() - MOST;
-        unique.truncate(MOST);
-        unique.push(format!("and {more} more"));
-    }
-    unique.join(separator)
 }
 
 #[cfg(test)]

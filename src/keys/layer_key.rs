@@ -119,7 +119,7 @@ impl LayerKey {
             .ok_or_else(|| Error::invalid(format!("private option {INDEX_OPTION}: not a digest")))
     }
 
-    /// Which kind of packet gave it: `jwe`, `pkcs7`, `provider` or `coco`.
+    /// Which kind of packet gave it: `jwe`, `pkcs7`, `pgp`, `pkcs11`, `provider` or `coco`.
     #[must_use]
     pub fn packet(&self) -> &'static str {
         self.0.packet

@@ -49,7 +49,7 @@ pub struct LastUnwrap {
 }
 
 /// Kinds of packets, as [`LayerKey::packet`] names them.
-const PACKETS: [&str; 3] = ["jwe", "coco", "provider"];
+const PACKETS: [&str; 6] = ["jwe", "coco", "provider", "pkcs7", "pgp", "pkcs11"];
 
 // === impl KeyMeter ===
 

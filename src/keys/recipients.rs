@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
 
-use super::{KeyConfig, LayerKey, config::read_bounded, provider::Providers};
+use super::{KeyConfig, LayerKey, provider::Providers};
 use crate::{
     error::{Error, Result},
     ocicrypt::{
@@ -11,6 +11,7 @@ use crate::{
         private_key::MAX_KEY_FILE,
         public_key::PublicKey,
     },
+    resource::Resources,
 };
 
 /// Wraps layer keys for recipients, in skopeo's words: `jwe:FILE` (public key), `pkcs7:FILE`
@@ -61,11 +62,11 @@ impl Recipients {
         }
         match kind {
             "jwe" => {
-                let file = read_bounded(Path::new(rest), MAX_KEY_FILE)?;
+                let file = Resources::default().read(Path::new(rest), MAX_KEY_FILE)?;
                 self.jwe.push(PublicKey::parse(&file)?);
             }
             "pkcs7" => {
-                let file = read_bounded(Path::new(rest), MAX_KEY_FILE)?;
+                let file = Resources::default().read(Path::new(rest), MAX_KEY_FILE)?;
                 self.pkcs7.push(Certificate::parse(&file)?);
             }
             "provider" => {

@@ -9,7 +9,7 @@ use super::{KeyConfig, Keyring, provider::Providers};
 pub struct KeysReport {
     /// Files of private keys.
     pub private_keys: Vec<PathBuf>,
-    /// Files of CoCo keys.
+    /// Files of CoCo keys, offline files among them.
     pub coco_keys: Vec<CocoKeyReport>,
     /// The key providers' configuration.
     pub keyprovider_config: Option<PathBuf>,
@@ -22,7 +22,7 @@ pub struct KeysReport {
 /// A file of a CoCo key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CocoKeyReport {
-    /// The packets it is for; all if absent.
+    /// The packets it is for; if absent, all, or those that it names.
     pub kid: Option<String>,
     /// The file.
     pub file: PathBuf,
@@ -45,6 +45,10 @@ impl KeysReport {
     pub fn of(config: &KeyConfig) -> Self {
         let providers = Providers::read(config.keyprovider_config.as_deref());
         let coco = config.coco_keys.iter();
+        let offline = config.offline_keys.iter().map(|file| CocoKeyReport {
+            kid: None,
+            file: file.clone(),
+        });
         Self {
             private_keys: config
                 .private_keys
@@ -56,6 +60,7 @@ impl KeysReport {
                     kid: key.kid.clone(),
                     file: key.path.clone(),
                 })
+                .chain(offline)
                 .collect(),
             keyprovider_config: config.keyprovider_config.clone(),
             providers: providers.map_or_else(|_| Vec::new(), |it| it.describe()),

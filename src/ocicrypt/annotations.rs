@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;
 
-use super::{Options, coco::CocoPacket, jwe::Jwe, pkcs7::Pkcs7};
+use super::{
+    Options, coco::CocoPacket, jwe::Jwe, pgp::PgpPacket, pkcs7::Pkcs7, pkcs11::Pkcs11Packet,
+};
 use crate::{
     error::{Error, Result},
     keys::LayerKey,
@@ -58,7 +60,7 @@ pub struct PacketInfo {
     /// Key that a CoCo packet names (`kbs:///...`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kid: Option<String>,
-    /// How many keys can open it, where the packet tells (JWE, PKCS7).
+    /// How many keys can open it, where the packet tells (JWE, PKCS7, PGP, PKCS11).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipients: Option<usize>,
     /// How the key is wrapped, where the packet tells: JWE `alg`s, CoCo `wrap_type`.
@@ -160,6 +162,13 @@ impl Packet {
             }
             PacketKind::Pkcs7 => {
                 info.recipients = Pkcs7::parse(&self.bytes).ok().map(|it| it.recipients());
+            }
+            PacketKind::Pgp => {
+                info.recipients = PgpPacket::parse(&self.bytes).ok().map(|it| it.recipients());
+            }
+            PacketKind::Pkcs11 => {
+                let packet = Pkcs11Packet::parse(&self.bytes).ok();
+                info.recipients = packet.map(|it| it.recipients());
             }
             PacketKind::Provider(_) => {
                 if let Ok(packet) = CocoPacket::parse(&self.bytes) {

@@ -11,6 +11,7 @@
 pub mod cosign;
 pub mod docker_registry;
 pub mod exposition;
+pub mod go;
 pub mod gpg;
 pub mod images;
 pub mod ordinary;

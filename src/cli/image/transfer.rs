@@ -177,7 +177,7 @@ impl Encrypt {
 
 impl Decrypt {
     pub(super) async fn run(self, output: &Output) -> Result<()> {
-        let keyring = self.keys.keyring()?;
+        let keyring = self.keys.keyring(&self.transfer.registry.resources())?;
         let (from, to) = self.transfer.begin().await?;
         let bar = output.progress("decrypting");
         let progress = told(&bar);
@@ -192,7 +192,7 @@ impl Decrypt {
 impl Rewrap {
     pub(super) async fn run(self, output: &Output) -> Result<()> {
         let options = rewrap::Options {
-            keyring: self.keys.keyring()?,
+            keyring: self.keys.keyring(&self.transfer.registry.resources())?,
             recipients: Recipients::new(&self.recipient, self.keys.keyprovider_config())?,
             keep: self.keep,
         };

@@ -28,9 +28,17 @@ pub(super) async fn ask(
     args: &[String],
     request: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>> {
+    run(Command::new(path).args(args), path, request).await
+}
+
+/// As [`ask`], by a command that is ready but for its pipes; errors call it `path`.
+pub(in crate::keys) async fn run(
+    command: &mut Command,
+    path: &Path,
+    request: &[u8],
+) -> Result<Zeroizing<Vec<u8>>> {
     let name = path.display();
-    let mut child = Command::new(path)
-        .args(args)
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

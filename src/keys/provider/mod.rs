@@ -14,13 +14,14 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{ProviderReport, config::read_bounded};
+use super::ProviderReport;
 use crate::{
     error::{Error, Kind, Result},
     ocicrypt::json::{SecretBytes, UniqueMap},
+    resource::{Resources, told},
 };
 
-mod cmd;
+pub(super) mod cmd;
 mod grpc;
 mod ttrpc;
 
@@ -139,8 +140,6 @@ const MAX_FILE: usize = 1 << 20;
 const MAX_REPLY: usize = 1 << 20;
 /// ocicrypt's parameter where the user gave none.
 const ENABLED: &str = "Enabled";
-/// Most of what a provider says about its failure that goes into an error.
-const MAX_TEXT: usize = 300;
 
 // === impl Providers ===
 
@@ -151,7 +150,7 @@ impl Providers {
             return Ok(Self::default());
         };
         let name = |e: Error| e.context("key provider configuration");
-        let file = match read_bounded(path, MAX_FILE) {
+        let file = match Resources::default().read(path, MAX_FILE) {
             Ok(file) => file,
             Err(error) if error.kind() == Kind::NotFound => {
                 return Ok(Self {
@@ -377,21 +376,6 @@ fn read_reply(operation: Operation, reply: &[u8]) -> Result<Zeroizing<Vec<u8>>> 
     held.map(|data| data.0)
         .filter(|data| !data.is_empty())
         .ok_or_else(|| Error::denied(format!("its answer holds no {wanted}")))
-}
-
-/// A provider's own words, made fit for an error message.
-fn told(text: &str) -> String {
-    let line: String = text
-        .trim()
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_TEXT)
-        .collect();
-    if line.is_empty() {
-        "without a word".to_owned()
-    } else {
-        line
-    }
 }
 
 #[cfg(test)]

@@ -334,10 +334,3 @@ async fn a_missing_configuration_is_named_in_the_hint() {
     assert_eq!(error.kind(), Kind::Unsupported);
     assert!(error.to_string().contains("native"), "{error}");
 }
-
-#[test]
-fn own_words_are_cut_and_cleaned() {
-    assert_eq!(told(" a\u{1b}[1m\nb "), "a [1m b");
-    assert_eq!(told("\n"), "without a word");
-    assert_eq!(told(&"x".repeat(1000)).len(), MAX_TEXT);
-}

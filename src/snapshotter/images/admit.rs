@@ -19,6 +19,7 @@ use crate::{
     keys::{KeyConfig, Keyring},
     oci::{Digest, Location, Reference, RegistryReference, media_type},
     open::{self, Opener},
+    resource::off_thread,
     source::Remembered,
     trust::{self, Class, Grant, Policy},
 };
@@ -76,10 +77,10 @@ async fn with(
         Mode::Fresh => watch,
         Mode::Again => watch.without_tags(),
     };
-    let policy = shared.config.policy.load()?.watched(watch);
+    let policy = shared.config.policy.now().await?.watched(watch);
     let grant = admit(shared, wanted, mode, &policy, reference, named, kept).await?;
     let name = |e: Error| e.context(wanted.reference.clone());
-    let opener = opener(shared, policy, &grant)?;
+    let opener = opener(shared, policy, &grant).await?;
     let (layers, attached) = tokio::join!(
         ImageLayer::all(&grant, &**kept),
         opener.attached(&grant, &**kept)
@@ -236,13 +237,17 @@ pub(super) async fn open_index(
 }
 
 /// What opens the layers of an image; keys are read only if one is encrypted.
-pub(super) fn opener(shared: &Shared, policy: Policy, grant: &Grant) -> Result<Opener> {
+pub(super) async fn opener(shared: &Shared, policy: Policy, grant: &Grant) -> Result<Opener> {
     let encrypted =
         grant.manifest().layers.iter().any(|layer| {
             media_type::layer_kind(&layer.media_type).is_some_and(|kind| kind.encrypted)
         });
     let keyring = if encrypted {
-        Keyring::counted_by(Arc::clone(&shared.measured.keys), &shared.config.keys)?
+        let (meter, keys) = (
+            Arc::clone(&shared.measured.keys),
+            shared.config.keys.clone(),
+        );
+        off_thread(move || Keyring::counted_by(meter, &keys)).await?
     } else {
         Keyring::new(&KeyConfig::default())?
     };

@@ -10,6 +10,7 @@ use crate::{
     error::Result,
     keys::KeyConfig,
     oci::{Location, Platform, Reference},
+    resource::{Resources, off_thread},
     source::{
         Access, Repository,
         registry::{HostCounts, RegistryState},
@@ -113,6 +114,8 @@ impl Repositories for Access {
 pub enum PolicySource {
     /// A file, read each time: what it says now counts.
     File(PathBuf),
+    /// A file or a resource by its URI, which may name resources too.
+    Document(PathBuf, Resources),
     /// A policy that does not change.
     Fixed(Policy),
 }
@@ -127,15 +130,26 @@ impl PolicySource {
     pub fn load(&self) -> Result<Policy> {
         match self {
             PolicySource::File(file) => Policy::load(file),
+            PolicySource::Document(place, resources) => Policy::load_by(place, resources),
             PolicySource::Fixed(policy) => Ok(policy.clone()),
         }
+    }
+
+    /// As [`load`](Self::load), for tasks that others wait for.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(super) async fn now(&self) -> Result<Policy> {
+        let source = self.clone();
+        off_thread(move || source.load()).await
     }
 
     /// What it says now, or why it says nothing.
     #[must_use]
     pub fn report(&self) -> PolicyReport {
         match self {
-            PolicySource::File(file) => PolicyReport::of_file(file),
+            PolicySource::File(file) => PolicyReport::of_file(file, &Resources::default()),
+            PolicySource::Document(place, resources) => PolicyReport::of_file(place, resources),
             PolicySource::Fixed(policy) => PolicyReport::of(policy),
         }
     }

@@ -127,8 +127,8 @@ pub(super) async fn confirm(shared: &Shared, image: &Image, number: usize) -> Re
     if shared.findings.of(&subject).is_some() {
         return Ok(());
     }
-    let policy = shared.config.policy.load()?;
-    let opener = admit::opener(shared, policy, &image.grant)?;
+    let policy = shared.config.policy.now().await?;
+    let opener = admit::opener(shared, policy, &image.grant).await?;
     let direct = image.repository.direct();
     let whole = opener.whole_layer(&layer.descriptor, &**direct).await?;
     let index = index_of(shared, image, number).await?;

@@ -282,7 +282,7 @@ impl Shared {
         });
         let mut wanted = wanted.clone();
         if let Some(image) = known {
-            if self.is_still_admitted(&image)? {
+            if self.is_still_admitted(&image).await? {
                 if image.lazy >= wanted.at_least {
                     return Ok(image);
                 }
@@ -374,8 +374,8 @@ impl Shared {
     }
 
     /// Whether the policy as it is now says the same as when the image was admitted.
-    fn is_still_admitted(&self, image: &Image) -> Result<bool> {
-        let policy = self.config.policy.load()?;
+    async fn is_still_admitted(&self, image: &Image) -> Result<bool> {
+        let policy = self.config.policy.now().await?;
         let applied = policy.applied(image.grant.reference())?;
         let rule = image.grant.rule();
         let now = applied.requirements.iter().map(ToString::to_string);

@@ -26,14 +26,16 @@ use super::{
     secret::Secret,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     oci::RegistryReference,
+    resource::{self, Resources},
 };
 
 /// Where logins come from.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     files: Vec<PathBuf>,
+    resources: Resources,
     helpers: Option<PathBuf>,
     helper_deadline: Duration,
     providers: Option<Providers>,
@@ -75,7 +77,7 @@ struct Auth {
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// Largest `config.json` that is read; real ones have a few KiB.
-const MAX_FILE: u64 = 4 << 20;
+const MAX_FILE: usize = 4 << 20;
 
 /// How long a credential helper may take unless told; some ask a cloud's metadata service.
 const HELPER_DEADLINE: Duration = Duration::from_secs(30);
@@ -95,11 +97,19 @@ impl Credentials {
     pub fn from_files(files: Vec<PathBuf>) -> Self {
         Self {
             files,
+            resources: Resources::default(),
             helpers: None,
             helper_deadline: HELPER_DEADLINE,
             providers: None,
             handed: None,
         }
+    }
+
+    /// Reads the files by this, so that they may be resources, too.
+    #[must_use]
+    pub fn with_resources(mut self, resources: Resources) -> Self {
+        self.resources = resources;
+        self
     }
 
     /// Where docker and containers tools keep logins, given the environment: `$REGISTRY_AUTH_FILE`
@@ -172,7 +182,7 @@ impl Credentials {
         path: &str,
     ) -> Result<Login> {
         for file in &self.files {
-            let Some(config) = read(file).await? else {
+            let Some(config) = read(file, &self.resources).await? else {
                 continue;
             };
             let within = |error: Error| error.context(format!("credentials {}", file.display()));
@@ -264,21 +274,15 @@ impl Auth {
     }
 }
 
-async fn read(path: &Path) -> Result<Option<File>> {
-    let io = |e| Error::io(format!("credentials {}", path.display()), e);
-    match tokio::fs::metadata(path).await {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io(error)),
-        Ok(metadata) if metadata.len() > MAX_FILE => {
-            return Err(Error::invalid(format!(
-                "credentials {}: {} bytes, at most {MAX_FILE} are read",
-                path.display(),
-                metadata.len()
-            )));
+async fn read(path: &Path, resources: &Resources) -> Result<Option<File>> {
+    let text = match resources.fetch(path, MAX_FILE).await {
+        Ok(text) => text,
+        // A file need not be there; a resource was named.
+        Err(error) if error.kind() == Kind::NotFound && resource::local(path)?.is_some() => {
+            return Ok(None);
         }
-        Ok(_) => {}
-    }
-    let text = Zeroizing::new(tokio::fs::read(path).await.map_err(io)?);
+        Err(error) => return Err(error.context("credentials")),
+    };
     serde_json::from_slice(&text).map(Some).map_err(|error| {
         // serde's own message can quote a value, which may be a secret.
         Error::invalid(format!(
@@ -372,6 +376,32 @@ mod tests {
                 "{host}/{path}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_brokers_resource_serves_as_a_file_and_has_to_be_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("offline.json");
+        let auth = STANDARD.encode("u:p");
+        let text = format!(r#"{{"auths":{{"r.example":{{"auth":"{auth}"}}}}}}"#);
+        let text = format!(r#"{{"default/credential/r": "{}"}}"#, STANDARD.encode(text));
+        std::fs::write(&file, text).unwrap();
+        let resources = Resources::new(resource::ResourceConfig {
+            offline: vec![file],
+            ..resource::ResourceConfig::default()
+        });
+        let login = async |uri: &str| {
+            let credentials = Credentials::from_files(vec!["/nonexistent".into(), uri.into()]);
+            let credentials = credentials.with_resources(resources.clone());
+            credentials.login(&System, "r.example", "x").await
+        };
+        let found = login("kbs:///default/credential/r").await.unwrap();
+        assert!(matches!(found, Login::Basic { username, .. } if username == "u"));
+        let missing = login("kbs:///default/credential/s").await.unwrap_err();
+        assert_eq!(missing.kind(), Kind::NotFound);
+        assert!(missing.to_string().contains("credential/s"), "{missing}");
+        let malformed = login("kbs:///default").await.unwrap_err();
+        assert_eq!(malformed.kind(), Kind::Invalid);
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use std::{
 use crate::{
     error::{Error, Result},
     oci::RegistryReference,
+    resource::Resources,
     source::{Repository, RepositoryWriter},
 };
 
@@ -82,6 +83,8 @@ pub struct Options {
     pub lookaside: Option<LookasidePlaces>,
     /// Logins; none unless told.
     pub credentials: Credentials,
+    /// Reads what `lookaside` names.
+    pub resources: Resources,
     /// Longest wait for a connection; 10 s unless told.
     pub connect_timeout: Duration,
     /// Longest wait for the next byte of an answer; 15 s unless told.
@@ -128,6 +131,7 @@ impl Default for Options {
             insecure_skip_verify: false,
             lookaside: None,
             credentials: Credentials::anonymous(),
+            resources: Resources::default(),
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(15),
             deadline: Duration::from_secs(60),

@@ -19,8 +19,9 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     oci::Reference,
+    resource::Resources,
 };
 
 mod parse;
@@ -43,7 +44,7 @@ pub struct Policy {
 /// Where a [`Policy`] is from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A file.
+    /// A file, or a key broker's resource by its URI.
     File(PathBuf),
     /// `--insecure-policy accept-anything`.
     InsecureFlag,
@@ -95,7 +96,7 @@ pub(crate) struct Applied<'a> {
 
 const ALLOW_UNSIGNED_LAYER_INDEX: &str = "nacreAllowUnsignedLayerIndex";
 /// Largest policy file that is read; real ones have a few KiB.
-const MAX_POLICY: u64 = 1 << 20;
+const MAX_POLICY: usize = 1 << 20;
 
 /// Where policies are looked for, first found first used: the user's own file, nacre's, the one
 /// that podman, skopeo and CRI-O share.
@@ -123,7 +124,7 @@ impl Policy {
     /// `Invalid` with file, line and column for whatever is not exactly containers-policy.json(5);
     /// `Unsupported` for its requirements that nacre does not check; what reading a key file gives.
     pub fn parse(bytes: &[u8], file: &Path) -> Result<Self> {
-        parse::policy(bytes, file)
+        parse::policy(bytes, file, &Resources::default())
     }
 
     /// Reads and parses a policy file.
@@ -131,22 +132,43 @@ impl Policy {
     /// # Errors
     /// As [`parse`](Self::parse), and `NotFound` or `Io` if it cannot be read.
     pub fn load(file: &Path) -> Result<Self> {
-        let bytes = read_capped(file, MAX_POLICY).map_err(|e| e.context("policy"))?;
-        Self::parse(&bytes, file)
+        Self::load_by(file, &Resources::default())
     }
 
-    /// The explicit file, else the first of `candidates` that exists. A candidate that exists but
+    /// Reads and parses a policy that is a file or a resource, as may be the keys that it names. Waits
+    /// for the data hub: for threads that may.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and what the hub says.
+    pub fn load_by(place: &Path, resources: &Resources) -> Result<Self> {
+        let bytes = resources.read(place, MAX_POLICY);
+        parse::policy(&bytes.map_err(|e| e.context("policy"))?, place, resources)
+    }
+
+    /// As [`find_by`](Self::find_by), for files.
+    ///
+    /// # Errors
+    /// As [`find_by`](Self::find_by).
+    pub fn find(explicit: Option<&Path>, candidates: &[PathBuf]) -> Result<Self> {
+        Self::find_by(explicit, candidates, &Resources::default())
+    }
+
+    /// The explicit place, else the first of `candidates` that exists. A candidate that exists but
     /// cannot be used is an error, never skipped.
     ///
     /// # Errors
-    /// `Denied`, naming the paths looked at, if there is none; as [`load`](Self::load).
-    pub fn find(explicit: Option<&Path>, candidates: &[PathBuf]) -> Result<Self> {
-        if let Some(file) = explicit {
-            return Self::load(file);
+    /// `Denied`, naming the paths looked at, if there is none; as [`load_by`](Self::load_by).
+    pub fn find_by(
+        explicit: Option<&Path>,
+        candidates: &[PathBuf],
+        resources: &Resources,
+    ) -> Result<Self> {
+        if let Some(place) = explicit {
+            return Self::load_by(place, resources);
         }
         for file in candidates {
             match file.symlink_metadata() {
-                Ok(_) => return Self::load(file),
+                Ok(_) => return Self::load_by(file, resources),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(Error::io(format!("policy {}", file.display()), error)),
             }
@@ -275,27 +297,4 @@ fn on_index(f: &mut fmt::Formatter<'_>, unsigned_index: bool) -> fmt::Result {
         true => Ok(()),
         false => f.write_str(", on the index"),
     }
-}
-
-/// Reads a file of at most `limit` bytes.
-fn read_capped(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    use std::io::Read as _;
-    let name = path.display();
-    let failed = |error: std::io::Error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::NotFound => Kind::NotFound,
-            _ => Kind::Io,
-        };
-        Error::new(kind, name.to_string()).with_source(error)
-    };
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .map_err(failed)?
-        .take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    if bytes.len() as u64 > limit {
-        return Err(Error::invalid(format!("{name}: larger than {limit} bytes")));
-    }
-    Ok(bytes)
 }

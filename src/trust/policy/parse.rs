@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use super::{ALLOW_UNSIGNED_LAYER_INDEX, Origin, Policy, Requirement, signers};
 use crate::{
     error::{Error, Kind, Result},
+    resource::Resources,
     trust::{
         attestation::{Origins, V0_2, V1, Wanted},
         identity::{Name, SignedIdentity},
@@ -17,10 +18,11 @@ use crate::{
 /// Whether an image may be taken from an index that is not signed itself.
 const ALLOW_UNSIGNED_INDEX: &str = "nacreAllowUnsignedIndex";
 
-pub(super) struct File<'a>(pub(super) &'a Path);
+/// The file by its name, and what reads those that it names.
+pub(super) struct File<'a>(pub(super) &'a Path, pub(super) &'a Resources);
 
-pub(super) fn policy(bytes: &[u8], path: &Path) -> Result<Policy> {
-    let file = File(path);
+pub(super) fn policy(bytes: &[u8], path: &Path, resources: &Resources) -> Result<Policy> {
+    let file = File(path, resources);
     let root = json::parse(bytes).map_err(|f| file.invalid(f))?;
     file.only(&root, &["default", "transports"])?;
     let default = file.requirements(file.want(&root, "default")?)?;

@@ -2,8 +2,8 @@
 
 use std::{path::Path, time::SystemTime};
 
-use super::{MAX_POLICY, Policy, Requirement, read_capped};
-use crate::{error::Result, oci::Digest};
+use super::{MAX_POLICY, Policy, Requirement, parse};
+use crate::{error::Result, oci::Digest, resource::Resources};
 
 /// A policy, and the file it is in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,17 +25,17 @@ pub struct PolicyReport {
 // === impl PolicyReport ===
 
 impl PolicyReport {
-    /// Reads the file; it is read anew for every decision, so what it says now counts.
+    /// Reads the file or resource; it is read anew for every decision, so what it says now counts.
     #[must_use]
-    pub fn of_file(file: &Path) -> Self {
+    pub fn of_file(file: &Path, resources: &Resources) -> Self {
         let mut report = Self {
             origin: file.display().to_string(),
             modified: file.metadata().and_then(|it| it.modified()).ok(),
             ..Self::default()
         };
-        let loaded = read_capped(file, MAX_POLICY).and_then(|bytes| {
+        let loaded = resources.read(file, MAX_POLICY).and_then(|bytes| {
             report.digest = Some(Digest::sha256(&bytes));
-            Policy::parse(&bytes, file)
+            parse::policy(&bytes, file, resources)
         });
         report.with(loaded)
     }
@@ -74,18 +74,18 @@ mod tests {
             "a.example": [{"type": "insecureAcceptAnything"}], "b.example": [{"type": "reject"}]
         }}}"#;
         std::fs::write(&file, text).unwrap();
-        let report = PolicyReport::of_file(&file);
+        let report = PolicyReport::of_file(&file, &Resources::default());
         assert_eq!(report.default, ["reject"]);
         assert_eq!((report.scopes, report.error), (2, None));
         assert_eq!(report.digest, Some(Digest::sha256(text.as_bytes())));
         assert!(report.modified.is_some());
 
         std::fs::write(&file, "{").unwrap();
-        let report = PolicyReport::of_file(&file);
+        let report = PolicyReport::of_file(&file, &Resources::default());
         assert!(report.error.unwrap().contains("policy.json"));
         assert_eq!(report.digest, Some(Digest::sha256(b"{")));
         std::fs::remove_file(&file).unwrap();
-        let report = PolicyReport::of_file(&file);
+        let report = PolicyReport::of_file(&file, &Resources::default());
         assert!(report.error.is_some() && report.digest.is_none());
     }
 }

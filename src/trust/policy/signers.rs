@@ -1,11 +1,11 @@
 //! The part of a requirement that says who has to have signed: keys, `fulcio`, `pki`, and nacre's
 //! own `nacreKeyless`, with the logs that have to vouch.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use base64::Engine as _;
 
-use super::{parse::File, read_capped};
+use super::parse::File;
 use crate::{
     error::{Error, Result},
     trust::{
@@ -304,9 +304,10 @@ impl File<'_> {
                 true => "key file",
                 false => field,
             };
-            let bytes = read_capped(&PathBuf::from(text), limit)
-                .map_err(|e| e.context(self.place(node, what)))?;
-            return Ok((bytes, origin));
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let bytes = self.1.read(Path::new(text), limit);
+            let bytes = bytes.map_err(|e| e.context(self.place(node, what)))?;
+            return Ok((bytes.to_vec(), origin));
         }
         let bytes = match text.trim_start().starts_with(['-', '{']) {
             true => text.as_bytes().to_vec(),

@@ -337,7 +337,7 @@ async fn signatures_that_must_not_serve() {
 }
 
 #[tokio::test]
-async fn foreign_signatures_do_not_stand_in_the_way() {
+async fn image_rs_defect_6_foreign_signatures_do_not_stand_in_the_way() {
     let (ours, theirs) = (key(), key());
     let (memory, image) = plain();
     signed(&memory, &theirs, "r.example/a", &image.digest).await;
@@ -547,7 +547,7 @@ async fn the_index_or_the_manifest_may_be_signed() {
 }
 
 #[tokio::test]
-async fn digests_pin() {
+async fn image_rs_defect_4_digests_pin() {
     let anything = policy(json!([{ "type": "insecureAcceptAnything" }]));
     let (memory, old) = plain();
     let new = image(&[ENCRYPTED]);

@@ -16,8 +16,9 @@ use futures::future::BoxFuture;
 pub use self::places::LookasidePlaces;
 use super::Options;
 use crate::{
-    error::{Error, Result},
+    error::Result,
     oci::{Descriptor, Digest, Location, RawManifest, RegistryReference},
+    resource::off_thread,
     source::{BlobSource, DetachedSignature, Repository, Traffic},
 };
 
@@ -62,10 +63,8 @@ impl Lookaside {
         traffic: &Traffic,
     ) -> Result<Option<Vec<DetachedSignature>>> {
         let (places, asked) = (self.places.clone(), reference.clone());
-        let place = tokio::task::spawn_blocking(move || places.of(&asked));
-        let place = place
-            .await
-            .map_err(|e| Error::internal("registries.d").with_source(e))??;
+        let resources = self.options.resources.clone();
+        let place = off_thread(move || places.of(&asked, &resources)).await?;
         let Some(base) = place else {
             return Ok(None);
         };

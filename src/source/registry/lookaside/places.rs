@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -12,12 +12,13 @@ use url::Url;
 use crate::{
     error::{Error, Result},
     oci::RegistryReference,
+    resource::{self, Resources},
 };
 
 /// Where lookasides are configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookasidePlaces {
-    /// Directory of YAML files; it need not be there.
+    /// Directory of YAML files, which need not be there; or one such file, or a resource, by its URI.
     pub directory: PathBuf,
     /// The lookaside where none is configured.
     pub fallback: Option<PathBuf>,
@@ -61,7 +62,7 @@ struct Scope {
 }
 
 /// Largest file; real ones have some hundred bytes.
-const MAX_FILE: u64 = 1 << 20;
+const MAX_FILE: usize = 1 << 20;
 /// Most files.
 const MAX_FILES: usize = 1024;
 /// Where podman and skopeo write signatures if nobody says where.
@@ -93,8 +94,12 @@ impl LookasidePlaces {
     /// # Errors
     /// `Invalid`, naming the file, if one is malformed or two say something about the same scope;
     /// `Io` if one cannot be read.
-    pub(super) fn of(&self, reference: &RegistryReference) -> Result<Option<Url>> {
-        let configured = self.load()?;
+    pub(super) fn of(
+        &self,
+        reference: &RegistryReference,
+        resources: &Resources,
+    ) -> Result<Option<Url>> {
+        let configured = self.load(resources)?;
         let scopes = reference.scopes();
         let named = scopes.iter().filter_map(|it| configured.scopes.get(it));
         let said = named
@@ -117,9 +122,15 @@ impl LookasidePlaces {
         }
     }
 
-    fn load(&self) -> Result<Configured> {
-        let directory = self.directory.display().to_string();
-        let entries = match std::fs::read_dir(&self.directory) {
+    fn load(&self, resources: &Resources) -> Result<Configured> {
+        let place = resource::local(&self.directory)?;
+        let Some(place) = place.filter(|it| !it.is_file()) else {
+            let mut all = Configured::default();
+            all.read(&self.directory, resources)?;
+            return Ok(all);
+        };
+        let directory = place.display().to_string();
+        let entries = match std::fs::read_dir(&place) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Configured::default());
@@ -142,30 +153,10 @@ impl LookasidePlaces {
         files.sort();
         let mut all = Configured::default();
         for file in files {
-            let text = read(&file)?;
-            let parsed =
-                parse(&text).map_err(|why| Error::invalid(format!("{}: {why}", file.display())))?;
-            all.add(parsed, &file)?;
+            all.read(&file, resources)?;
         }
         Ok(all)
     }
-}
-
-fn read(file: &Path) -> Result<String> {
-    let failed = |error| Error::io(file.display().to_string(), error);
-    let mut text = String::new();
-    std::fs::File::open(file)
-        .map_err(failed)?
-        .take(MAX_FILE + 1)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(Error::invalid(format!(
-            "{}: larger than {MAX_FILE} bytes",
-            file.display()
-        )));
-    }
-    Ok(text)
 }
 
 /// Reads one file; one that says nothing is good, too.
@@ -183,6 +174,13 @@ fn parse(text: &str) -> Result<File, String> {
 // === impl Configured ===
 
 impl Configured {
+    fn read(&mut self, file: &Path, resources: &Resources) -> Result<()> {
+        let malformed = |why: String| Error::invalid(format!("{}: {why}", file.display()));
+        let bytes = resources.read(file, MAX_FILE)?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| malformed("not text".into()))?;
+        self.add(parse(text).map_err(malformed)?, file)
+    }
+
     fn add(&mut self, parsed: File, file: &Path) -> Result<()> {
         let twice = |what: &str, other: &Path| {
             let (file, other) = (file.display(), other.display());

@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use super::*;
-use crate::{error::Kind, source::registry::Credentials};
+use crate::{error::Kind, resource::Resources, source::registry::Credentials};
+
+fn files() -> Resources {
+    Resources::default()
+}
 
 fn write(directory: &Path, name: &str, text: &str) {
     std::fs::write(directory.join(name), text).unwrap();
@@ -45,12 +49,43 @@ fn the_most_specific_scope_that_names_one_counts() {
         ("nothing.example/a", "https://default.example/sigs"),
         ("busybox", "https://default.example/sigs"),
     ] {
-        let url = places.of(&reference.parse().unwrap()).unwrap().unwrap();
+        let url = places
+            .of(&reference.parse().unwrap(), &files())
+            .unwrap()
+            .unwrap();
         assert_eq!(url.as_str(), want, "{reference}");
     }
     std::fs::remove_file(directory.path().join("a.yaml")).unwrap();
-    let url = places.of(&"busybox".parse().unwrap()).unwrap().unwrap();
+    let url = places
+        .of(&"busybox".parse().unwrap(), &files())
+        .unwrap()
+        .unwrap();
     assert_eq!(url.as_str(), "file:///fallback/");
+}
+
+#[test]
+fn one_file_by_its_uri() {
+    let directory = tempfile::tempdir().unwrap();
+    write(
+        directory.path(),
+        "a.yaml",
+        "default-docker: {lookaside: file:///a}\n",
+    );
+    write(
+        directory.path(),
+        "b.yaml",
+        "default-docker: {lookaside: file:///b}\n",
+    );
+    let of = |uri: String| {
+        let places = places(Path::new(&uri));
+        places.of(&"busybox".parse().unwrap(), &files())
+    };
+    let uri = |name: &str| format!("file://{}/{name}", directory.path().display());
+    assert_eq!(of(uri("b.yaml")).unwrap().unwrap().as_str(), "file:///b");
+    let twice = of(uri("")).unwrap_err().to_string();
+    assert!(twice.contains("default-docker is in"), "{twice}");
+    let resource = of("kbs:///default/sigstore-config/test".into()).unwrap_err();
+    assert_eq!(resource.kind(), Kind::Unsupported, "{resource}");
 }
 
 #[test]
@@ -88,7 +123,7 @@ fn malformed_files_are_named() {
         );
         write(directory.path(), "b.yaml", text);
         let error = places(directory.path())
-            .of(&"r.example/a".parse().unwrap())
+            .of(&"r.example/a".parse().unwrap(), &files())
             .unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid, "{text}");
         let said = error.to_string();
