@@ -24,7 +24,7 @@ const PROBE: u64 = 512 << 10;
 const AT_ONCE_EXTENT: u64 = 2 << 20;
 /// How many answers a start waits for, one after another, as a rule. If they come sooner than all of the
 /// image, there is nothing to gain.
-const ANSWERS: u32 = 64;
+const ANSWERS: u32 = 48;
 /// How many times longer than was expected the rest may take before it is given up: the source was not
 /// as fast as it seemed, and others need the link.
 const PATIENCE: u32 = 2;
