@@ -2,6 +2,7 @@
 //! which a signature must not serve.
 
 mod memory;
+mod slsa;
 mod vouch;
 
 use std::path::Path;
@@ -829,6 +830,28 @@ async fn a_tag_may_not_go_back() {
     admitted_as(&memory, &policy, "r.example/a:v2", None)
         .await
         .unwrap();
+    // Two processes that share the file know what the other has seen; one that is gone is written again.
+    let (one, other) = (watched(), watched());
+    let third = image(&[ENCRYPTED, ENCRYPTED]);
+    memory.put(tag.clone(), &third);
+    admitted(&memory, &one).await.unwrap();
+    memory.put(tag.clone(), &new);
+    denied(
+        admitted(&memory, &other).await,
+        &["the tag has gone back to", &third.digest.to_string()],
+    );
+    std::fs::remove_file(&file).unwrap();
+    denied(admitted(&memory, &one).await, &["the tag has gone back to"]);
+    memory.put(
+        tag.clone(),
+        &image(&[media_type::OCI_LAYER_GZIP, ENCRYPTED]),
+    );
+    admitted(&memory, &one).await.unwrap();
+    memory.put(tag.clone(), &third);
+    denied(
+        admitted(&memory, &watched()).await,
+        &["the tag has gone back to"],
+    );
     // What cannot be written down is not admitted, and was not seen.
     std::fs::remove_dir_all(directory.path()).unwrap();
     let newest = image(&[ENCRYPTED]);
