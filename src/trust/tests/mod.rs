@@ -861,3 +861,28 @@ async fn a_tag_may_not_go_back() {
         assert_eq!(error.kind(), Kind::Io, "{error}");
     }
 }
+
+/// docs/refusals.md names tests that exist: `file::function`, below this room or among those of the
+/// whole program.
+#[test]
+fn the_index_of_refusals_names_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let index = std::fs::read_to_string(root.join("docs/refusals.md")).unwrap();
+    let names: std::collections::BTreeSet<&str> = index
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.contains("::"))
+        .collect();
+    assert!(names.len() > 40, "{names:?}");
+    for name in names {
+        let (file, function) = name.split_once("::").unwrap();
+        let file = format!("{file}.rs");
+        let files = [root.join("src/trust").join(&file), root.join("tests").join(&file)];
+        let text = files.iter().find_map(|it| std::fs::read_to_string(it).ok());
+        let text = text.unwrap_or_else(|| panic!("{name}: no such file"));
+        // A test of a table is a row of a macro.
+        let known = [format!("fn {function}("), format!("    {function}: ")];
+        assert!(known.iter().any(|it| text.contains(it.as_str())), "{name}: no such test");
+    }
+}
