@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use nacre::{image::sign::SigningKey, index::write::Format};
+use nacre::index::write::Format;
 use serde_json::{Value, json};
 
 use self::support::{
@@ -15,6 +15,7 @@ use self::support::{
     gpg::Web,
     program::{Ran, run},
     registry::FakeRegistry,
+    sigstore::Key,
     toy::{lazy, put},
 };
 
@@ -27,20 +28,20 @@ const QEMU: [&str; 4] = ["--provider", "qemu", "--variant", "qemu-tdx"];
 struct Bench {
     web: Web,
     home: tempfile::TempDir,
-    key: SigningKey,
+    key: Key,
 }
 
 // === impl Bench ===
 
 impl Bench {
     async fn start() -> Self {
-        let (private, public) = nacre::image::sign::generate().unwrap();
+        let key = Key::generate();
         let home = tempfile::tempdir().unwrap();
-        std::fs::write(home.path().join("key.pub"), public).unwrap();
+        std::fs::write(home.path().join("key.pub"), key.public_pem()).unwrap();
         Self {
             web: Web::start().await,
             home,
-            key: SigningKey::from_pem(private.as_bytes(), "key").unwrap(),
+            key,
         }
     }
 
@@ -57,7 +58,7 @@ impl Bench {
     /// Measurements, and the signature over them as `cosign sign-blob` writes it.
     fn put_signed(&self, path: &str, body: &Value) {
         let body = body.to_string();
-        let signature = STANDARD.encode(self.key.sign(body.as_bytes()).unwrap());
+        let signature = STANDARD.encode(self.key.sign(body.as_bytes()));
         self.put(path, body.as_bytes());
         self.put(&format!("{path}.sig"), signature.as_bytes());
     }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use self::support::{
     cosign::Client,
-    docker_registry::DockerRegistry,
+    docker_registry::{DockerRegistry, installed},
     private_sigstore::{PrivateSigstore, cosign},
     program::{Ran, run},
     sigstore::{Sigstore, b64},
@@ -163,6 +163,9 @@ fn by_other_key(asks: &mut Asks) {
 }
 
 async fn row(program: &str, how: How, edit: fn(&mut Asks), want: Option<&str>) {
+    if installed(program).is_none() {
+        return;
+    }
     let (Some(sigstore), Some(registry)) = (PrivateSigstore::start(), DockerRegistry::start())
     else {
         return;

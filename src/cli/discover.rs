@@ -1,6 +1,9 @@
 //! `nacre discover`: from an image's name to a pinned reference, or to its signed measurements.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use serde::Serialize;
@@ -240,7 +243,7 @@ async fn pin(access: &Access, reference: &Reference) -> Result<(Digest, Referenc
     Ok((raw.digest, pinned))
 }
 
-fn actual(file: &PathBuf) -> Result<std::collections::BTreeMap<u32, String>> {
+fn actual(file: &Path) -> Result<BTreeMap<u32, String>> {
     let name = file.display().to_string();
     let bytes = std::fs::read(file).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::not_found(format!("{name}: no such file")),

@@ -29,7 +29,8 @@ struct Level {
     count: u64,
 }
 
-const BLOCK_BYTES: usize = BLOCK as usize;
+const BLOCK_BYTES: usize = 4096;
+const _: () = assert!(BLOCK_BYTES as u64 == BLOCK);
 
 // === impl Verity ===
 

@@ -24,7 +24,7 @@ impl PrivateSigstore {
     /// `None`, after saying so, where a program is missing.
     pub fn start() -> Option<&'static Self> {
         static ONCE: OnceLock<Option<PrivateSigstore>> = OnceLock::new();
-        for program in ["fulcio", "cosign2", "cosign", "openssl", "jq"] {
+        for program in ["fulcio", "cosign", "openssl", "jq"] {
             installed(program)?;
         }
         ONCE.get_or_init(|| Some(Self::run())).as_ref()

@@ -878,11 +878,17 @@ fn the_index_of_refusals_names_tests() {
     for name in names {
         let (file, function) = name.split_once("::").unwrap();
         let file = format!("{file}.rs");
-        let files = [root.join("src/trust").join(&file), root.join("tests").join(&file)];
+        let files = [
+            root.join("src/trust").join(&file),
+            root.join("tests").join(&file),
+        ];
         let text = files.iter().find_map(|it| std::fs::read_to_string(it).ok());
         let text = text.unwrap_or_else(|| panic!("{name}: no such file"));
         // A test of a table is a row of a macro.
         let known = [format!("fn {function}("), format!("    {function}: ")];
-        assert!(known.iter().any(|it| text.contains(it.as_str())), "{name}: no such test");
+        assert!(
+            known.iter().any(|it| text.contains(it.as_str())),
+            "{name}: no such test"
+        );
     }
 }
