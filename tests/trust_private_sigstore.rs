@@ -77,16 +77,15 @@ rows! {
         Some("certificate chain is invalid");
     cosign3_keyless_by_an_authority_whose_time_is_over: "cosign", How::Keyless,
         |it| over(&mut it.root["certificateAuthorities"][0]["validFor"]), Some("certificate");
-    cosign3_keyless_in_another_log: "cosign", How::Keyless, another_log, Some("log");
-    cosign3_keyless_in_a_log_whose_time_is_over: "cosign", How::Keyless,
-        |it| over(&mut it.root["tlogs"][0]["publicKey"]["validFor"]), Some("log");
+    cosign3_keyless_in_another_log: "cosign", How::Keyless, another_log, Some("No matching Rekor key");
     cosign3_keyless_by_another_timestamp_authority: "cosign", How::Keyless,
         |it| it.root["timestampAuthorities"] = json!([]), Some("timestamp");
     cosign3_keyless_at_a_time_that_is_over: "cosign", How::Keyless,
         |it| over(&mut it.root["timestampAuthorities"][0]["validFor"]), Some("timestamp");
     cosign3_keyless_without_sct: "cosign", How::Keyless,
         |it| it.requirement["nacreKeyless"]["insecureIgnoreSct"] = false.into(), Some("SCT");
-    cosign3_keyless_without_log_entry: "cosign", How::KeylessUnlogged, |_| {}, Some("bundle");
+    cosign3_keyless_without_log_entry: "cosign", How::KeylessUnlogged, |_| {},
+        Some("must have an inclusion proof");
     cosign3_keyless_for_a_name: "cosign", How::Keyless,
         |it| it.requirement["signedIdentity"]["type"] = "matchRepository".into(),
         Some("names no repository");
@@ -95,9 +94,10 @@ rows! {
     cosign3_key_mounts: "cosign", How::Key, by_key_alone, None;
     cosign3_key_in_the_log_mounts: "cosign", How::Key, |_| {}, None;
     cosign3_key_of_another: "cosign", How::Key, by_other_key, Some("not signed by this key");
-    cosign3_key_in_another_log: "cosign", How::Key, another_log, Some("log");
+    cosign3_key_in_another_log: "cosign", How::Key, another_log, Some("No matching Rekor key");
     cosign3_key_without_log_mounts: "cosign", How::KeyUnlogged, by_key_alone, None;
-    cosign3_key_without_log_entry: "cosign", How::KeyUnlogged, |_| {}, Some("log");
+    cosign3_key_without_log_entry: "cosign", How::KeyUnlogged, |_| {},
+        Some("must have an inclusion proof");
     cosign3_key_in_tag_mounts: "cosign", How::KeyInTag, by_key_alone, None;
     cosign3_key_in_tag_without_log_entry: "cosign", How::KeyInTag, |_| {},
         Some("not entered in a log");
@@ -114,9 +114,9 @@ rows! {
         Some("expected email x@example.com, got dev@example.com");
     cosign2_keyless_by_another_authority: "cosign2", How::Keyless, another_authority,
         Some("certificate chain is invalid");
-    cosign2_keyless_in_another_log: "cosign2", How::Keyless, another_log, Some("log");
+    cosign2_keyless_in_another_log: "cosign2", How::Keyless, another_log, Some("No matching Rekor key");
     cosign2_key_in_the_log_mounts: "cosign2", How::Key, |_| {}, None;
-    cosign2_key_in_another_log: "cosign2", How::Key, another_log, Some("log");
+    cosign2_key_in_another_log: "cosign2", How::Key, another_log, Some("No matching Rekor key");
     cosign2_key_in_tag_mounts: "cosign2", How::KeyInTag, by_key_alone, None;
     cosign2_key_in_tag_of_another: "cosign2", How::KeyInTag, by_other_key,
         Some("not signed by this key");
