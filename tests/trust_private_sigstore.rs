@@ -2,8 +2,9 @@
 //! sign is mounted when the policy is right, and refused when anything is wrong. A test for each row of
 //! the table in `scripts/e2e-trust`, which builds the services; without them all are skipped.
 //!
-//! Not here, since it would need Trillian and MySQL: a log of Rekor's first version. Its entries are
-//! those of `trust_sigstore`, whose log is made in the test.
+//! cosign 3 writes bundles, with a log of Rekor's second version and timestamps; cosign 2 writes tags, with
+//! a log of Rekor's first version. That one is ours (tests/go/older-log), since Rekor's own needs Trillian
+//! and MySQL.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod support;
@@ -31,16 +32,16 @@ const EMAIL: &str = "dev@example.com";
 const CONTENT: &str = "what is in the file";
 const PROVENANCE: &str = "https://slsa.dev/provenance/v1";
 
-/// How an image is signed.
+/// How an image is signed: by cosign 3 in a bundle, by cosign 2 in a tag, unless it says otherwise.
 #[derive(Clone, Copy, Debug)]
 enum How {
-    /// By a certificate of Fulcio, in a bundle.
+    /// By a certificate of Fulcio.
     Keyless,
     /// The same, entered in no log.
     KeylessUnlogged,
-    /// By a key, entered in the log, in a bundle.
+    /// By a key, entered in the log.
     Key,
-    /// By a key, in a bundle or in a tag, entered in no log.
+    /// By a key, entered in no log.
     KeyUnlogged,
     KeyInTag,
     /// Not at all, but provenance by a certificate of Fulcio.
@@ -112,11 +113,29 @@ rows! {
     cosign2_keyless_of_another_identity: "cosign2", How::Keyless,
         |it| identity(it, "subjectEmail", "x@example.com"),
         Some("expected email x@example.com, got dev@example.com");
+    cosign2_keyless_of_another_issuer: "cosign2", How::Keyless,
+        |it| it.requirement["nacreKeyless"]["oidcIssuer"] = "https://x.example".into(),
+        Some("issuer mismatch");
     cosign2_keyless_by_another_authority: "cosign2", How::Keyless, another_authority,
         Some("certificate chain is invalid");
-    cosign2_keyless_in_another_log: "cosign2", How::Keyless, another_log, Some("No matching Rekor key");
+    cosign2_keyless_by_an_authority_whose_time_is_over: "cosign2", How::Keyless,
+        |it| over(&mut it.root["certificateAuthorities"][0]["validFor"]), Some("certificate");
+    cosign2_keyless_in_another_log: "cosign2", How::Keyless, another_log, Some("No log key");
+    cosign2_keyless_in_a_log_whose_time_is_over: "cosign2", How::Keyless,
+        |it| it.root["tlogs"].as_array_mut().unwrap().iter_mut()
+            .for_each(|log| over(&mut log["publicKey"]["validFor"])),
+        Some("No log key");
+    cosign2_keyless_that_is_only_promised: "cosign2", How::Keyless,
+        |it| it.requirement["nacreRequireInclusionProof"] = true.into(),
+        Some("only promised by the log");
+    cosign2_keyless_without_sct: "cosign2", How::Keyless,
+        |it| it.requirement["nacreKeyless"]["insecureIgnoreSct"] = false.into(), Some("SCT");
+    cosign2_keyless_for_another_repository: "cosign2", How::Keyless,
+        |it| it.requirement["signedIdentity"] =
+            json!({ "type": "exactRepository", "dockerRepository": "r.example/other" }),
+        Some("does not accept");
     cosign2_key_in_the_log_mounts: "cosign2", How::Key, |_| {}, None;
-    cosign2_key_in_another_log: "cosign2", How::Key, another_log, Some("No matching Rekor key");
+    cosign2_key_in_another_log: "cosign2", How::Key, another_log, Some("No log key");
     cosign2_key_in_tag_mounts: "cosign2", How::KeyInTag, by_key_alone, None;
     cosign2_key_in_tag_of_another: "cosign2", How::KeyInTag, by_other_key,
         Some("not signed by this key");
@@ -205,34 +224,38 @@ fn sign(sigstore: &PrivateSigstore, program: &str, home: &Path, how: How, image:
         How::KeylessUnlogged => config("signing_config_without_log.json"),
         _ => config("signing_config.json"),
     };
-    // What the second version does only if it is told.
-    let bundle = match program {
-        "cosign2" => "--new-bundle-format=true",
-        _ => "-y",
+    let second = program == "cosign2";
+    let urls = ["issuer", "fulcio", "older-log"].map(|it| sigstore.url(it));
+    let [issuer, fulcio, log] = &urls;
+    let services: &[&str] = match second {
+        true => &[
+            "--fulcio-url",
+            fulcio,
+            "--rekor-url",
+            log,
+            "--insecure-skip-verify",
+            "-y",
+        ],
+        false => &["--signing-config", &config, "--trusted-root", &root, "-y"],
     };
-    let services = [
-        "--signing-config",
-        &config,
-        "--trusted-root",
-        &root,
-        bundle,
-        "-y",
-    ];
     let token = sigstore.token(EMAIL);
-    let person = json!({ "oidcIssuer": sigstore.issuer(), "subjectEmail": EMAIL,
-                         "insecureIgnoreSct": true });
-    let by_digest = json!({ "type": "nacreMatchDigest" });
+    let person = json!({ "oidcIssuer": issuer, "subjectEmail": EMAIL, "insecureIgnoreSct": true });
+    // A tag has a name in it, a bundle has none.
+    let named = match second {
+        true => "matchRepository",
+        false => "nacreMatchDigest",
+    };
     let by_key = |identity: &str| {
         let key = std::fs::read(home.join("cosign.pub")).unwrap();
         json!({ "type": "sigstoreSigned", "keyData": b64(&key),
                 "signedIdentity": { "type": identity } })
     };
-    let run = |words: &[&[&str]]| cosign(program, home, &words.concat());
+    let run = |words: &[&[&str]]| cosign(program, home, sigstore, &words.concat());
     match how {
         How::Keyless | How::KeylessUnlogged => {
-            run(&[&["sign", "--identity-token", &token], &services, &[image]]);
+            run(&[&["sign", "--identity-token", &token], services, &[image]]);
             json!({ "type": "sigstoreSigned", "nacreKeyless": person,
-                    "signedIdentity": by_digest })
+                    "signedIdentity": { "type": named } })
         }
         How::Provenance => {
             let predicate = json!({
@@ -243,21 +266,21 @@ fn sign(sigstore: &PrivateSigstore, program: &str, home: &Path, how: How, image:
             std::fs::write(home.join("predicate.json"), predicate.to_string()).unwrap();
             let what = ["--type", "slsaprovenance1", "--predicate", "predicate.json"];
             let token = ["attest", "--identity-token", &token];
-            run(&[&token, &what, &services, &[image]]);
+            run(&[&token, &what, services, &[image]]);
             json!({ "type": "nacreRequireAttestation", "predicateType": PROVENANCE,
                     "signer": { "nacreKeyless": person } })
         }
         How::Key => {
             run(&[&["generate-key-pair"]]);
-            run(&[&["sign", "--key", "cosign.key"], &services, &[image]]);
-            by_key("nacreMatchDigest")
+            run(&[&["sign", "--key", "cosign.key"], services, &[image]]);
+            by_key(named)
         }
         How::KeyUnlogged | How::KeyInTag => {
             run(&[&["generate-key-pair"]]);
             let words = ["sign", "--key", "cosign.key", "--use-signing-config=false"];
             let (form, identity) = match how {
                 How::KeyInTag => ("--new-bundle-format=false", "matchRepository"),
-                _ => (bundle, "nacreMatchDigest"),
+                _ => ("--new-bundle-format=true", "nacreMatchDigest"),
             };
             run(&[&words, &["--tlog-upload=false", "-y", form, image]]);
             by_key(identity)

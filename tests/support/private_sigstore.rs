@@ -58,17 +58,18 @@ impl PrivateSigstore {
         self.directory.path().join(name)
     }
 
-    pub fn issuer(&self) -> String {
-        std::fs::read_to_string(self.file("issuer")).unwrap()
-    }
-
     pub fn trusted_root(&self) -> Value {
         serde_json::from_slice(&std::fs::read(self.file("trusted_root.json")).unwrap()).unwrap()
     }
 
+    /// URL of a service: `issuer`, `fulcio`, `older-log`.
+    pub fn url(&self, service: &str) -> String {
+        std::fs::read_to_string(self.file(service)).unwrap()
+    }
+
     /// A token of the issuer.
     pub fn token(&self, email: &str) -> String {
-        let url = format!("{}/token?email={email}", self.issuer());
+        let url = format!("{}/token?email={email}", self.url("issuer"));
         let got = Command::new("curl").args(["-sSf", &url]).output().unwrap();
         assert!(got.status.success(), "{got:?}");
         String::from_utf8(got.stdout).unwrap()
@@ -76,9 +77,21 @@ impl PrivateSigstore {
 }
 
 /// Runs one of the cosigns in `home`; gives its output.
-pub fn cosign(program: &str, home: &Path, arguments: &[&str]) -> String {
+pub fn cosign(
+    program: &str,
+    home: &Path,
+    sigstore: &PrivateSigstore,
+    arguments: &[&str],
+) -> String {
     let output = Command::new(program)
         .args(arguments)
+        // What the second version verifies its own work with; the third has a trusted root.
+        .env("SIGSTORE_ROOT_FILE", sigstore.file("fulcio.pem"))
+        .env("SIGSTORE_REKOR_PUBLIC_KEY", sigstore.file("older-log.pub"))
+        .env(
+            "SIGSTORE_CT_LOG_PUBLIC_KEY_FILE",
+            sigstore.file("older-log.pub"),
+        )
         .current_dir(home)
         .env("HOME", home)
         .env("DOCKER_CONFIG", home)
