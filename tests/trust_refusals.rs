@@ -9,6 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 use nacre::{
     Error, Kind, Result,
+    index::write::Format,
     oci::{
         Descriptor, Digest, Location, Platform, RawManifest, Reference, RegistryReference,
         media_type,
@@ -21,8 +22,10 @@ use serde_json::{Value, json};
 use self::support::{
     cosign::Client,
     docker_registry::installed,
+    program::run,
     registry::FakeRegistry,
     sigstore::{Ask, EMAIL, ISSUER, Key, Leaf, Sigstore, b64, dsse, hashedrekord, now, statement},
+    toy::{lazy, put},
 };
 
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
@@ -654,4 +657,46 @@ async fn attestations_in_both_forms() {
         .bundle(Ok(&unlogged), &case.statement(SPDX), true);
     case.refer(&bundle.to_string()).await;
     case.refused(&attested_by(&by_person), "SCT").await;
+}
+
+/// `--tag-history` of the commands: what one has seen, the next one knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_that_go_back_by_command() {
+    let registry = FakeRegistry::start().await;
+    let layers = |text: &str| [lazy(Format::Estargz, &[("file", text.as_bytes())])];
+    let old = put(&registry, "team/app", &layers("old"));
+    let home = tempfile::tempdir().unwrap();
+    let history = home.path().join("tags.json").display().to_string();
+    let nacre = |words: &[&str]| {
+        let options = [
+            "--insecure-policy",
+            "accept-anything",
+            "--tag-history",
+            &history,
+        ];
+        run(home.path(), [words, &options[..]].concat())
+    };
+    let bundle = home.path().join("bundle").display().to_string();
+    nacre(&["pull", &old.reference, &bundle]).ok();
+    let new = put(&registry, "team/app", &layers("new"));
+    assert_eq!(nacre(&["cat", &new.reference, "/file"]).text(), "new");
+    put(&registry, "team/app", &layers("old"));
+    let again = home.path().join("again").display().to_string();
+    let gone = "the tag has gone back to";
+    for words in [
+        &["pull", &old.reference, &again][..],
+        &["cat", &old.reference, "/file"],
+        &["verify", &old.reference],
+        &["mount", &old.reference, &bundle],
+        &["image", "measure", &old.reference],
+    ] {
+        nacre(words).failed(4, &[gone, &old.manifest.digest.to_string(), "tags.json"]);
+    }
+    assert!(!Path::new(&again).exists());
+    // By digest it may be had.
+    let pinned = old.reference.rsplit_once(':').unwrap().0.to_owned();
+    let pinned = format!("{pinned}@{}", old.manifest.digest);
+    assert_eq!(nacre(&["cat", &pinned, "/file"]).text(), "old");
+    std::fs::write(&history, "{").unwrap();
+    nacre(&["verify", &new.reference]).failed(3, &["tag history", "remove the file"]);
 }
