@@ -23,6 +23,10 @@ containerd2=$NACRE_CACHE/tools/containerd2/bin
 # shellcheck disable=SC2034
 skopeo2=$NACRE_CACHE/tools/skopeo2/bin
 
+# The services of a private Sigstore, and a cosign of the second version beside the third.
+# shellcheck disable=SC2034
+sigstore=$NACRE_CACHE/tools/sigstore/bin
+
 # Runs a command as root, by sudo where that is needed.
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then

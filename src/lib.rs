@@ -56,6 +56,7 @@ pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod cri;
+pub mod discover;
 pub mod engine;
 pub mod erofs;
 pub mod error;

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use nacre::{image::sign::generate, index::write::Format};
 use serde_json::Value;
@@ -97,4 +97,104 @@ async fn measurements_are_signed_as_blobs_are() {
         "{}",
         String::from_utf8_lossy(&ran.stderr)
     );
+}
+
+/// Root hashes are those that veritysetup computes of the devices.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_hashes_are_those_of_veritysetup() {
+    // Debian has it where only root looks.
+    let places = [
+        "/usr/sbin/veritysetup",
+        "/sbin/veritysetup",
+        "/usr/bin/veritysetup",
+    ];
+    let Some(veritysetup) = places.into_iter().find(|it| Path::new(it).exists()) else {
+        println!("skipped: veritysetup is not installed");
+        return;
+    };
+    let registry = FakeRegistry::start().await;
+    // More blocks than one block has hashes of, a hole, and nothing at all.
+    let large: Vec<u8> = (0..200 * 4096 + 5)
+        .map(|n: u32| n.to_le_bytes()[1])
+        .collect();
+    let hole = vec![0; 3 << 20];
+    let many: [(&str, &[u8]); 4] = [("a", b"first"), ("b", &large), ("c", &hole), ("d", b"")];
+    for (name, files) in [
+        ("many", &many[..]),
+        ("one", &many[..1]),
+        ("none", &many[3..]),
+    ] {
+        for salt in ["", "00ff10"] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = |name: &str| directory.path().join(name).display().to_string();
+            let export = path("export");
+            let options = ["--export-erofs", &export, "--verity-salt", salt];
+            let layer = lazy(Format::Estargz, files);
+            let shown = measured(&registry, name, &[layer], &options);
+            assert_eq!(shown["erofs"]["salt"], salt);
+            for (device, file) in [("metadata", "metadata.erofs"), ("data", "data.img")] {
+                let root = &shown["erofs"][device];
+                let file = format!("{export}/{file}");
+                let size = std::fs::metadata(&file).unwrap().len();
+                assert_eq!(root["blocks"], size / 4096, "{name} {device}");
+                let salt = if salt.is_empty() { "-" } else { salt };
+                let ran = Command::new(veritysetup)
+                    .args(["format", "--format=1", "--hash=sha256", "--salt", salt])
+                    .args(["--data-block-size=4096", "--hash-block-size=4096"])
+                    .args([&file, &path("tree")])
+                    .output()
+                    .unwrap();
+                let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+                assert!(ran.status.success(), "{ran:?}");
+                let line = said.lines().find(|line| line.starts_with("Root hash:"));
+                let hash = line.unwrap().split_whitespace().last().unwrap();
+                assert_eq!(root["root_hash"], hash, "{name} {device} {salt}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_hashes_tell_every_change() {
+    let registry = FakeRegistry::start().await;
+    let roots = |name: &str, files: &[(&str, &[u8])], more: &[&str]| {
+        let shown = measured(&registry, name, &[lazy(Format::Estargz, files)], more);
+        let root = |device: &str| shown["erofs"][device]["root_hash"].clone();
+        (root("metadata"), root("data"))
+    };
+    let one = roots("one", &[("a", b"first")], &[]);
+    assert_eq!(roots("again", &[("a", b"first")], &[]), one);
+    // Content alone is in the data, names alone in the metadata.
+    let content = roots("content", &[("a", b"other")], &[]);
+    assert_eq!(content.0, one.0);
+    assert_ne!(content.1, one.1);
+    let name = roots("name", &[("b", b"first")], &[]);
+    assert_ne!(name.0, one.0);
+    assert_eq!(name.1, one.1);
+    let salted = roots("one", &[("a", b"first")], &["--verity-salt", "01"]);
+    assert!(salted.0 != one.0 && salted.1 != one.1);
+
+    let image = put(
+        &registry,
+        "one",
+        &[lazy(Format::Estargz, &[("a", b"first")])],
+    );
+    let home = tempfile::tempdir().unwrap();
+    let measure = |more: &[&str]| {
+        let words = [
+            "image",
+            "measure",
+            &image.reference,
+            "--insecure-policy",
+            "accept-anything",
+        ];
+        run(home.path(), [&words, more].concat())
+    };
+    measure(&["--verity-salt", "x"]).failed(3, &["--verity-salt"]);
+    measure(&["--verity-salt", &"00".repeat(257)]).failed(3, &["salt of 257 bytes: at most 256"]);
+    let there = home.path().join("there");
+    std::fs::create_dir(&there).unwrap();
+    std::fs::write(there.join("data.img"), "kept").unwrap();
+    let there = there.display().to_string();
+    measure(&["--export-erofs", &there]).failed(10, &["data.img"]);
 }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use self::support::{
     cosign::{Client, start},
-    sigstore::{Ask, ISSUER, Leaf, Sigstore, b64, dsse, now},
+    sigstore::{Ask, ISSUER, Key, Leaf, Sigstore, b64, dsse, intoto, now},
 };
 
 const SPDX: &str = "https://spdx.dev/Document";
@@ -240,19 +240,28 @@ async fn push(client: &Client, bytes: &[u8]) {
 /// The `.att` image that cosign 2 writes.
 async fn attach(client: &Client, digest: &Digest, sigstore: &Sigstore, leaf: &Leaf, text: &str) {
     let (envelope, body) = dsse(Ok(leaf), text);
-    let envelope = envelope.to_string();
+    let promise = sigstore.promise(&body, now());
+    attach_as(client, digest, &envelope.to_string(), &promise, Some(leaf)).await;
+}
+
+/// The same, whatever the log's promise is.
+async fn attach_as(
+    client: &Client,
+    digest: &Digest,
+    envelope: &str,
+    promise: &Value,
+    leaf: Option<&Leaf>,
+) {
     let kind = "application/vnd.dsse.envelope.v1+json";
     let mut layer = Descriptor::of(kind, envelope.as_bytes());
-    for (name, value) in [
-        ("dev.cosignproject.cosign/signature", String::new()),
-        ("dev.sigstore.cosign/certificate", leaf.pem.clone()),
-        ("dev.sigstore.cosign/chain", leaf.chain.clone()),
-        (
-            "dev.sigstore.cosign/bundle",
-            sigstore.promise(&body, now()).to_string(),
-        ),
-    ] {
-        layer.annotations.insert(name.into(), value);
+    let mut note = |name: &str, value: String| {
+        layer.annotations.insert(format!("dev.{name}"), value);
+    };
+    note("cosignproject.cosign/signature", String::new());
+    note("sigstore.cosign/bundle", promise.to_string());
+    if let Some(leaf) = leaf {
+        note("sigstore.cosign/certificate", leaf.pem.clone());
+        note("sigstore.cosign/chain", leaf.chain.clone());
     }
     push(client, envelope.as_bytes()).await;
     push(client, b"{}").await;
@@ -263,6 +272,67 @@ async fn attach(client: &Client, digest: &Digest, sigstore: &Sigstore, leaf: &Le
     let raw = RawManifest::new(media_type::OCI_MANIFEST, manifest.to_string().into());
     let tag = Location::Tag(format!("sha256-{}.att", digest.hex()));
     client.writer.put_manifest(&tag, &raw).await.unwrap();
+}
+
+#[tokio::test]
+async fn log_entries_of_the_older_kind() {
+    let Some((registry, _cosign)) = start() else {
+        return;
+    };
+    let sigstore = Sigstore::new();
+    let root = b64(sigstore.trusted_root().to_string().as_bytes());
+    let client = Client::new(&registry, "older/app").await;
+    let image = client.push_image("v1", b"layer").await;
+    let text = statement(&image.digest, V0_2);
+    let leaf = workflow(&sigstore, BUILDER, SOURCE);
+    let person = json!({
+        "nacreKeyless": { "oidcIssuer": ISSUER, "subject": BUILDER }, "nacreTrustedRootData": root,
+    });
+    let ours = Key::generate();
+    let by_key = json!({
+        "keyData": b64(ours.public_pem().as_bytes()), "nacreTrustedRootData": root,
+    });
+    for (signer, policy, verifier, holder) in [
+        (Ok(&leaf), &person, leaf.pem.clone(), Some(&leaf)),
+        (Err(&ours), &by_key, ours.public_pem(), None),
+    ] {
+        let policy = requires(V0_2, policy, json!({}));
+        let envelope = dsse(signer, &text).0.to_string();
+        let attach = async |promise: Value| {
+            attach_as(&client, &image.digest, &envelope, &promise, holder).await;
+            admitted(&client, &policy).await
+        };
+        let good = intoto(&envelope, &text, &verifier);
+        let grant = attach(sigstore.promise(&good, now())).await.unwrap();
+        assert!(grant.attestations()[0].signed_at.is_some());
+        let other = Key::generate().public_pem();
+        for (body, want) in [
+            (intoto("x", &text, &verifier), "about another envelope"),
+            (intoto(&envelope, "x", &verifier), "about another payload"),
+            (
+                intoto(&envelope, &text, &other),
+                "of a signature by another signer",
+            ),
+            (intoto(&envelope, &text, "x"), "publicKey: not PEM text"),
+            (good.replace("sha256", "md5"), "hash by \"md5\""),
+            (good.replace("\"spec\"", "\"specs\""), "\"spec\" is missing"),
+        ] {
+            denied(attach(sigstore.promise(&body, now())).await, want);
+        }
+        let mut tampered = sigstore.promise(&good, now());
+        tampered["Payload"]["logIndex"] = 7.into();
+        denied(attach(tampered).await, "SET verification failed");
+        let strange = Sigstore::new().promise(&good, now());
+        denied(attach(strange).await, "by a log that is not trusted");
+        denied(
+            attach(sigstore.promise(&good, now() + 200_000)).await,
+            "future",
+        );
+        if holder.is_some() {
+            let late = sigstore.promise(&good, now() - 200_000);
+            denied(attach(late).await, "certificate");
+        }
+    }
 }
 
 #[tokio::test]

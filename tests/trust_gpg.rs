@@ -304,3 +304,29 @@ async fn registries_that_store_signatures() {
     refused(&gpg, &policy, &reference, "the image has none").await;
     assert!(!web.asked.lock().unwrap()[before..].contains(&path));
 }
+
+#[tokio::test]
+async fn too_many_signatures() {
+    let (Some(gpg), Some(registry)) = (Gpg::start(), DockerRegistry::start()) else {
+        return;
+    };
+    let client = Client::new(&registry, "team/app").await;
+    let image = client.push_image("v1", b"layer").await;
+    let tagged = client.reference.with_tag("v1");
+    gpg.generate("ours", "ed25519", MADE);
+    let policy = signed_by(json!({ "keyPath": gpg.export("ours") }));
+    gpg.sign("ours", &tagged.to_string(), &[]);
+    let directory = gpg.signatures("team/app", image.digest.hex());
+    let good = std::fs::read(directory.join("signature-1")).unwrap();
+    // The last of a hundred is looked at, the next one is not.
+    for (last, serves) in [(100, true), (101, false)] {
+        for n in 1..last {
+            std::fs::write(directory.join(format!("signature-{n}")), "x").unwrap();
+        }
+        std::fs::write(directory.join(format!("signature-{last}")), &good).unwrap();
+        match serves {
+            true => drop(admitted(&gpg, &policy, &tagged).await.unwrap()),
+            false => refused(&gpg, &policy, &tagged, "and 81 more").await,
+        }
+    }
+}

@@ -137,6 +137,10 @@ pub(super) struct TrustArgs {
     /// File that gets a line of JSON for each decision.
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
+    /// Refuse a tag that goes back to an image which it was before it was another; FILE remembers what
+    /// tags have been, and is made.
+    #[arg(long, value_name = "FILE")]
+    tag_history: Option<PathBuf>,
     /// Digest that the reference must resolve to.
     #[arg(long, value_name = "DIGEST")]
     pub(super) expected_digest: Option<Digest>,
@@ -355,9 +359,10 @@ impl TrustArgs {
             }
         };
         let audit = self.audit_log.as_deref().map(trust::AuditLog::open);
+        let tags = self.tag_history.as_deref().map(trust::TagHistory::open);
         Ok(policy.watched(trust::Watch {
             audit: audit.transpose()?.map(Arc::new),
-            tags: None,
+            tags: tags.transpose()?.map(Arc::new),
         }))
     }
 }

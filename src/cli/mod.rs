@@ -5,6 +5,7 @@ mod behind;
 mod cat;
 mod config;
 mod conformance;
+mod discover;
 mod image;
 mod inspect;
 mod keeper;
@@ -53,6 +54,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Ask the policy, and show the grant.
     Verify(verify::Verify),
+    /// Find an image by name in a lookup table: print its pinned reference, or its signed measurements.
+    Discover(discover::Discover),
     /// Find an image's bills of materials (SBOMs), and say whose word each is.
     Sbom(sbom::Sbom),
     /// List files of an image without mounting it.
@@ -114,6 +117,7 @@ fn run(command: Command, verbose: u8, output: &Output) -> Result<()> {
         Command::Umount(umount) => umount.run(output),
         Command::Inspect(inspect) => runtime()?.block_on(inspect.run(output)),
         Command::Verify(verify) => runtime()?.block_on(verify.run(output)),
+        Command::Discover(discover) => runtime()?.block_on(discover.run(output)),
         Command::Sbom(sbom) => runtime()?.block_on(sbom.run(output)),
         Command::Ls(ls) => runtime()?.block_on(ls.run(output)),
         Command::Cat(cat) => runtime()?.block_on(cat.run()),

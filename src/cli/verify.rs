@@ -30,7 +30,7 @@ pub(super) struct Verify {
     trust: TrustArgs,
     /// Ask no policy, but whether this key (cosign.pub) has signed the image, as `cosign verify --key`
     /// does: by its digest, whatever its name was.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "insecure_policy", "audit_log"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "insecure_policy", "audit_log", "tag_history"])]
     key: Option<PathBuf>,
 }
 

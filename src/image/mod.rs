@@ -18,6 +18,7 @@ pub mod rewrap;
 mod rewrite;
 pub mod sign;
 mod temporary;
+mod verity;
 
 pub use self::{
     mover::{From, OnProgress, Step},

@@ -47,6 +47,22 @@ const MAX_TAG: usize = 128;
 
 // === impl Reference ===
 
+impl Reference {
+    /// The same image by digest: it cannot become another.
+    #[must_use]
+    pub fn pinned(&self, digest: &Digest) -> Self {
+        match self {
+            Reference::Registry(reference) => {
+                Reference::Registry(reference.with_digest(digest.clone()))
+            }
+            Reference::Layout { directory, .. } => Reference::Layout {
+                directory: directory.clone(),
+                name: Some(Location::Digest(digest.clone())),
+            },
+        }
+    }
+}
+
 impl FromStr for Reference {
     type Err = Error;
 

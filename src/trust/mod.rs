@@ -18,7 +18,7 @@ pub(crate) mod cosign;
 mod evidence;
 mod grant;
 mod identity;
-mod json;
+pub(crate) mod json;
 pub(crate) mod key;
 #[cfg_attr(not(feature = "pgp"), path = "pgp/absent.rs")]
 pub(crate) mod pgp;

@@ -16,6 +16,7 @@ pub mod gpg;
 pub mod images;
 pub mod ordinary;
 pub mod pipeline;
+pub mod private_sigstore;
 pub mod program;
 pub mod registry;
 mod registry_http;

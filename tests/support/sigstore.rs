@@ -409,6 +409,19 @@ pub fn dsse(signer: Result<&Leaf, &Key>, statement: &str) -> (Value, String) {
     (envelope, body.to_string())
 }
 
+/// The older log's entry about an attestation: of what it was given, by the holder of `verifier` (PEM).
+pub fn intoto(envelope: &str, statement: &str, verifier: &str) -> String {
+    let hash = |text: &str| json!({ "algorithm": "sha256", "value": hex::encode(sha256(text.as_bytes())) });
+    json!({
+        "apiVersion": "0.0.1", "kind": "intoto",
+        "spec": {
+            "content": { "hash": hash(envelope), "payloadHash": hash(statement) },
+            "publicKey": b64(verifier.as_bytes()),
+        },
+    })
+    .to_string()
+}
+
 /// The log's entry about a signature over `payload` by the holder of `verifier` (PEM).
 pub fn hashedrekord(payload: &[u8], signature: &[u8], verifier: &str) -> String {
     json!({

@@ -1,4 +1,4 @@
-//! `nacre image measure`: an image's digests, signed if a key is given.
+//! `nacre image measure`: an image's digests and root hashes, signed if a key is given.
 
 use std::{
     ffi::OsString,
@@ -17,7 +17,7 @@ use crate::{
     },
     error::{Error, Result},
     image::{
-        measure::{self, Measurement},
+        measure::{self, MeasureOptions, Measurement},
         sign::SigningKey,
     },
 };
@@ -34,6 +34,13 @@ pub(in crate::cli) struct Measure {
     /// password is in COSIGN_PASSWORD, or an unencrypted PEM file (ECDSA P-256).
     #[arg(long, value_name = "FILE", requires = "output")]
     key: Option<PathBuf>,
+    /// Salt of the root hashes, in hexadecimal [default: none].
+    #[arg(long, value_name = "HEX")]
+    verity_salt: Option<String>,
+    /// Write the two devices of the EROFS form into this directory, as metadata.erofs and data.img; not of
+    /// encrypted images.
+    #[arg(long, value_name = "DIR")]
+    export_erofs: Option<PathBuf>,
 }
 
 // === impl Measure ===
@@ -41,8 +48,15 @@ pub(in crate::cli) struct Measure {
 impl Measure {
     pub(super) async fn run(self, output: &Output) -> Result<()> {
         let key = self.key.as_deref().map(read).transpose()?;
+        let salt = self.verity_salt.as_deref().map(hex::decode).transpose();
+        let options = MeasureOptions {
+            salt: salt
+                .map_err(|e| Error::invalid(format!("--verity-salt: {e}")))?
+                .unwrap_or_default(),
+            export: self.export_erofs,
+        };
         let image = self.image.open(&StoreArgs::in_memory(), None).await?;
-        let measured = measure::measure(&image).await?;
+        let measured = measure::measure(&image, &options).await?;
         if let Some(file) = &self.output {
             let text = serde_json::to_vec(&measured);
             let text = text.map_err(|e| Error::internal("measurement").with_source(e))?;
@@ -78,5 +92,19 @@ fn text(measured: &Measurement) -> String {
     lines.push(format!("tree      {}", measured.tree_digest));
     let (entries, size) = (measured.entries, bytes(measured.file_bytes));
     lines.push(format!("          {entries} names, {size} in files"));
+    if let Some(erofs) = &measured.erofs {
+        let salt = match erofs.salt.as_str() {
+            "" => "no salt".to_owned(),
+            salt => format!("salt {salt}"),
+        };
+        lines.push(format!("erofs     dm-verity, {}, {salt}", erofs.hash));
+        for (name, root) in [("metadata", &erofs.metadata), ("data", &erofs.data)] {
+            let (hash, blocks) = (&root.root_hash, root.blocks);
+            lines.push(format!("          {name:<8} {hash} ({blocks} blocks)"));
+        }
+    }
+    if let Some(why) = &measured.erofs_missing {
+        lines.push(format!("erofs     none: {why}"));
+    }
     lines.join("\n")
 }

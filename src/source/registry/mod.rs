@@ -13,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use url::Url;
+
 use crate::{
     error::{Error, Result},
     oci::RegistryReference,
@@ -29,6 +31,7 @@ mod credentials;
 mod duration;
 mod endpoint;
 mod extension;
+mod files;
 mod handed;
 pub(crate) mod header;
 mod helper;
@@ -50,6 +53,7 @@ mod writer;
 
 pub use self::{
     credentials::Credentials,
+    files::Files,
     handed::{HandedLogin, HandedLogins, Pull},
     lookaside::LookasidePlaces,
     meter::HostCounts,
@@ -206,6 +210,38 @@ impl Client {
             registry,
             reference.path(),
         )))
+    }
+
+    /// Reads files below `base` from a web server that is no registry (or a directory); `what` is what
+    /// messages call it. Without TLS only hosts that a registry may be reached at without.
+    ///
+    /// # Errors
+    /// `Invalid` if `base` is not a `file`, `http` or `https` URL, `Denied` if it is plain HTTP and
+    /// that was not allowed, `Internal` if TLS cannot be set up.
+    pub fn files(&self, base: &Url, what: &'static str) -> Result<Files<'_>> {
+        let invalid =
+            || Error::invalid(format!("{what} {base}: want https://, http:// or file:///"));
+        match base.scheme() {
+            "file" => {}
+            "https" if base.host().is_some() => {}
+            "http" => {
+                let host = base.host_str().ok_or_else(invalid)?;
+                let authority = match base.port() {
+                    Some(port) => format!("{host}:{port}"),
+                    None => host.to_owned(),
+                };
+                let endpoint = Endpoint::registry(&authority, &self.options, &self.certificates)?;
+                if endpoint.scheme == Some(hosts::Scheme::Https) {
+                    return Err(
+                        Error::denied(format!("{what} {base}: plain HTTP")).with_hint(format!(
+                            "use https, or allow it by --insecure-plain-http {host}"
+                        )),
+                    );
+                }
+            }
+            _ => return Err(invalid()),
+        }
+        Files::below(base, what, &self.options, &self.certificates)
     }
 
     /// What passed between this node and each host so far.

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{Bundle, certificates_of_pem, pki::is_self_issued};
+use super::{Bundle, certificates_of_pem, intoto::Intoto, pki::is_self_issued};
 use crate::{
     oci::Descriptor,
     trust::json::{self as strict, Node},
@@ -24,14 +24,16 @@ pub(crate) struct Attached {
 }
 
 /// What the log's promise is about: kind and version of the entry, and where it will be.
-struct Entry {
-    body: String,
-    kind: String,
-    version: String,
-    time: i64,
-    index: i64,
-    log: Vec<u8>,
-    promise: String,
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// In base64, as is the promise.
+    pub(super) body: String,
+    pub(super) kind: String,
+    pub(super) version: String,
+    pub(super) time: i64,
+    pub(super) index: i64,
+    pub(super) log: Vec<u8>,
+    pub(super) promise: String,
 }
 
 const CERTIFICATE: &str = "dev.sigstore.cosign/certificate";
@@ -102,7 +104,8 @@ impl Attached {
             "messageDigest": { "algorithm": "SHA2_256", "digest": b64(&Sha256::digest(payload)) },
             "signature": b64(signature),
         });
-        self.bundle("messageSignature", content, by_key)
+        let entry = self.entry()?;
+        self.bundle("messageSignature", content, by_key, &entry, None)
     }
 
     /// The bundle that says the same about a DSSE envelope (its JSON).
@@ -110,13 +113,25 @@ impl Attached {
     /// # Errors
     /// As [`message`](Self::message).
     pub(crate) fn envelope(&self, envelope: &[u8], by_key: bool) -> Result<Bundle, String> {
-        let envelope: Value =
+        let content: Value =
             serde_json::from_slice(envelope).map_err(|e| format!("envelope: {e}"))?;
-        self.bundle("dsseEnvelope", envelope, by_key)
+        let entry = self.entry()?;
+        let intoto = Intoto::of(&entry, envelope);
+        self.bundle("dsseEnvelope", content, by_key, &entry, intoto)
     }
 
-    fn bundle(&self, kind: &str, content: Value, by_key: bool) -> Result<Bundle, String> {
-        let entry = Entry::parse(self.promise.as_deref().ok_or("not entered in a log")?)?;
+    fn entry(&self) -> Result<Entry, String> {
+        Entry::parse(self.promise.as_deref().ok_or("not entered in a log")?)
+    }
+
+    fn bundle(
+        &self,
+        kind: &str,
+        content: Value,
+        by_key: bool,
+        entry: &Entry,
+        intoto: Option<Intoto>,
+    ) -> Result<Bundle, String> {
         let mut material = if by_key {
             json!({ "publicKey": { "hint": "" } })
         } else {
@@ -127,14 +142,18 @@ impl Attached {
                 .collect();
             json!({ "x509CertificateChain": { "certificates": certificates } })
         };
-        material["tlogEntries"] = json!([{
-            "logIndex": entry.index.to_string(),
-            "logId": { "keyId": b64(&entry.log) },
-            "kindVersion": { "kind": entry.kind, "version": entry.version },
-            "integratedTime": entry.time.to_string(),
-            "inclusionPromise": { "signedEntryTimestamp": entry.promise },
-            "canonicalizedBody": entry.body,
-        }]);
+        // No bundle can say that an entry is of the kind which `intoto` reads.
+        material["tlogEntries"] = match intoto {
+            Some(_) => json!([]),
+            None => json!([{
+                "logIndex": entry.index.to_string(),
+                "logId": { "keyId": b64(&entry.log) },
+                "kindVersion": { "kind": entry.kind, "version": entry.version },
+                "integratedTime": entry.time.to_string(),
+                "inclusionPromise": { "signedEntryTimestamp": entry.promise },
+                "canonicalizedBody": entry.body,
+            }]),
+        };
         if let Some(timestamp) = &self.timestamp {
             let node =
                 strict::parse(timestamp.as_bytes()).map_err(|f| format!("timestamp: {f}"))?;
@@ -147,7 +166,10 @@ impl Attached {
             "verificationMaterial": material,
             kind: content,
         });
-        Bundle::parse(bundle.to_string().as_bytes())
+        Ok(Bundle {
+            intoto,
+            ..Bundle::parse(bundle.to_string().as_bytes())?
+        })
     }
 }
 

@@ -5,13 +5,15 @@
 //! go in, what they prove comes out as a `Proof`. A [`TrustRoot`] holds whom to believe; where a
 //! policy gives a certificate authority and a log's key instead, one is made of these. Signatures
 //! in the older form (layers of a `.sig` or `.att` image, `attached`) are verified as the bundles
-//! that they amount to. `pki` is the requirement of the same name, which knows neither log nor
+//! that they amount to; an entry of a kind that only that form has is restated first (`intoto`). `pki`
+//! is the requirement of the same name, which knows neither log nor
 //! Fulcio.
 //!
 //! The whole conformance suite of the sigstore project runs as `tests/sigstore_conformance.rs`.
 
 mod attached;
 mod conformance;
+mod intoto;
 mod pki;
 mod root;
 
@@ -83,7 +85,11 @@ pub(crate) struct Claims {
 
 /// A bundle that can be read. Nothing in it has been verified.
 #[derive(Clone, Debug)]
-pub(crate) struct Bundle(types::Bundle);
+pub(crate) struct Bundle {
+    inner: types::Bundle,
+    /// The log's entry, if it is of the kind that no bundle can have.
+    intoto: Option<intoto::Intoto>,
+}
 
 // === impl Bundle ===
 
@@ -95,13 +101,16 @@ impl Bundle {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "bundle: not UTF-8")?;
         types::Bundle::from_json(text)
-            .map(Self)
+            .map(|inner| Self {
+                inner,
+                intoto: None,
+            })
             .map_err(|e| format!("bundle: {e}"))
     }
 
     /// The certificates that it brings, the signer's first; none if a key signed.
     pub(crate) fn certificates(&self) -> Vec<&[u8]> {
-        match &self.0.verification_material.content {
+        match &self.inner.verification_material.content {
             VerificationMaterialContent::Certificate(one) => vec![one.raw_bytes.as_bytes()],
             VerificationMaterialContent::X509CertificateChain { certificates } => certificates
                 .iter()

@@ -2,6 +2,7 @@
 //! against them.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{Arc, OnceLock},
 };
@@ -13,10 +14,13 @@ use sigstore_verify::{
     IdentityMatcher, PublicKeyVerificationPolicy, SubjectAltName, VerificationPolicy,
     VerificationResult, Verifier,
     trust_root::{self, SigstoreInstance},
-    types::{Artifact, DerPublicKey},
+    types::{self, Artifact, DerPublicKey},
 };
 
-use super::{Bundle, Claims, Person, Proof, Rigour, Subject};
+use super::{
+    Bundle, Claims, Person, Proof, Rigour, Subject,
+    intoto::{Holder, Restater},
+};
 use crate::{
     error::{Error, Result},
     oci::Digest,
@@ -26,9 +30,17 @@ use crate::{
 /// Authorities and logs, ready to verify.
 #[derive(Clone)]
 pub struct TrustRoot {
-    verifier: Arc<Verifier>,
+    parts: Arc<Parts>,
     origin: String,
     digest: Digest,
+}
+
+struct Parts {
+    verifier: Verifier,
+    root: trust_root::TrustedRoot,
+    json: String,
+    /// Made when an entry has to be restated for the first time.
+    restater: OnceLock<Result<Restater, String>>,
 }
 
 /// Largest trusted_root.json that is read; that of the public instance has 10 KiB.
@@ -58,7 +70,12 @@ impl TrustRoot {
         }
         let verifier = Verifier::new(&root).map_err(|e| invalid(e.to_string()))?;
         Ok(Self {
-            verifier: Arc::new(verifier),
+            parts: Arc::new(Parts {
+                verifier,
+                root,
+                json: text.to_owned(),
+                restater: OnceLock::new(),
+            }),
             origin,
             digest: Digest::sha256(json),
         })
@@ -164,9 +181,14 @@ impl TrustRoot {
         if rigour.no_sct {
             policy = policy.skip_sct();
         }
-        let result = self
-            .verifier
-            .verify(artifact, &bundle.0, &policy)
+        let certificates = bundle.certificates();
+        let holder = Holder {
+            label: "CERTIFICATE",
+            der: certificates.first().copied().unwrap_or_default(),
+        };
+        let (verifier, bundle) = self.readable(bundle, &holder)?;
+        let result = verifier
+            .verify(artifact, &bundle, &policy)
             .map_err(|e| e.to_string())?;
         // What must hold on success anyway; a change of the crate's defaults is not to pass.
         if !result.certificate_verified()
@@ -175,7 +197,7 @@ impl TrustRoot {
         {
             return Err("not everything was verified".into());
         }
-        proven(bundle, rigour)?;
+        proven(&bundle, rigour)?;
         let certificate = result.certificate().ok_or("no certificate")?;
         let subject = result.identity().map_or("", SubjectAltName::as_str);
         if let Some(Subject::Pattern(pattern)) = person.map(|it| &it.subject)
@@ -212,19 +234,42 @@ impl TrustRoot {
         rigour: Rigour,
     ) -> Result<Proof, String> {
         let policy = PublicKeyVerificationPolicy::new(DerPublicKey::from_bytes(key));
-        let result = self
-            .verifier
-            .verify(artifact, &bundle.0, &policy)
+        let holder = Holder {
+            label: "PUBLIC KEY",
+            der: key,
+        };
+        let (verifier, bundle) = self.readable(bundle, &holder)?;
+        let result = verifier
+            .verify(artifact, &bundle, &policy)
             .map_err(|e| e.to_string())?;
         if !result.tlog_verified() {
             return Err("not everything was verified".into());
         }
-        proven(bundle, rigour)?;
+        proven(&bundle, rigour)?;
         Ok(Proof {
             key: key.to_vec(),
             certificate: None,
             time: time_of(&result),
         })
+    }
+
+    /// The bundle as the verifier can read it, and the verifier: where the log's entry is of a kind
+    /// that it does not know, one that says the same.
+    fn readable<'a>(
+        &self,
+        bundle: &'a Bundle,
+        holder: &Holder<'_>,
+    ) -> Result<(&Verifier, Cow<'a, types::Bundle>), String> {
+        let parts = &*self.parts;
+        let Some(intoto) = &bundle.intoto else {
+            return Ok((&parts.verifier, Cow::Borrowed(&bundle.inner)));
+        };
+        let restater = parts
+            .restater
+            .get_or_init(|| Restater::new(parts.json.as_bytes()));
+        let restater = restater.as_ref().map_err(Clone::clone)?;
+        let restated = intoto.restate(&bundle.inner, holder, &parts.root, restater)?;
+        Ok((&restater.verifier, Cow::Owned(restated)))
     }
 }
 
@@ -237,8 +282,7 @@ impl fmt::Debug for TrustRoot {
 /// Holds a verified bundle against what more is asked. Whatever proof and promise a bundle brings
 /// have been verified; its version, which decides what it must bring, is not signed, so a bundle
 /// that is said to be of version 0.1 may have lost its proof.
-fn proven(bundle: &Bundle, rigour: Rigour) -> Result<(), String> {
-    let bundle = &bundle.0;
+fn proven(bundle: &types::Bundle, rigour: Rigour) -> Result<(), String> {
     if rigour.inclusion_proof && !bundle.has_inclusion_proof() {
         return Err("only promised by the log: no inclusion proof".into());
     }

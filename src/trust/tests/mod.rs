@@ -2,6 +2,7 @@
 //! which a signature must not serve.
 
 mod memory;
+mod slsa;
 mod vouch;
 
 use std::path::Path;
@@ -829,6 +830,28 @@ async fn a_tag_may_not_go_back() {
     admitted_as(&memory, &policy, "r.example/a:v2", None)
         .await
         .unwrap();
+    // Two processes that share the file know what the other has seen; one that is gone is written again.
+    let (one, other) = (watched(), watched());
+    let third = image(&[ENCRYPTED, ENCRYPTED]);
+    memory.put(tag.clone(), &third);
+    admitted(&memory, &one).await.unwrap();
+    memory.put(tag.clone(), &new);
+    denied(
+        admitted(&memory, &other).await,
+        &["the tag has gone back to", &third.digest.to_string()],
+    );
+    std::fs::remove_file(&file).unwrap();
+    denied(admitted(&memory, &one).await, &["the tag has gone back to"]);
+    memory.put(
+        tag.clone(),
+        &image(&[media_type::OCI_LAYER_GZIP, ENCRYPTED]),
+    );
+    admitted(&memory, &one).await.unwrap();
+    memory.put(tag.clone(), &third);
+    denied(
+        admitted(&memory, &watched()).await,
+        &["the tag has gone back to"],
+    );
     // What cannot be written down is not admitted, and was not seen.
     std::fs::remove_dir_all(directory.path()).unwrap();
     let newest = image(&[ENCRYPTED]);
@@ -836,5 +859,36 @@ async fn a_tag_may_not_go_back() {
     for _ in 0..2 {
         let error = admitted(&memory, &policy).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Io, "{error}");
+    }
+}
+
+/// docs/refusals.md names tests that exist: `file::function`, below this room or among those of the
+/// whole program.
+#[test]
+fn the_index_of_refusals_names_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let index = std::fs::read_to_string(root.join("docs/refusals.md")).unwrap();
+    let names: std::collections::BTreeSet<&str> = index
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.contains("::"))
+        .collect();
+    assert!(names.len() > 40, "{names:?}");
+    for name in names {
+        let (file, function) = name.split_once("::").unwrap();
+        let file = format!("{file}.rs");
+        let files = [
+            root.join("src/trust").join(&file),
+            root.join("tests").join(&file),
+        ];
+        let text = files.iter().find_map(|it| std::fs::read_to_string(it).ok());
+        let text = text.unwrap_or_else(|| panic!("{name}: no such file"));
+        // A test of a table is a row of a macro.
+        let known = [format!("fn {function}("), format!("    {function}: ")];
+        assert!(
+            known.iter().any(|it| text.contains(it.as_str())),
+            "{name}: no such test"
+        );
     }
 }

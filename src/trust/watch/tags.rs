@@ -1,11 +1,15 @@
 //! Which digests a tag has had, so that it cannot be sent back to an old image: a registry that is
 //! not trusted could otherwise offer one with known holes, signed as ever.
 //!
-//! A file under the daemon's root, written whole and renamed into place before the grant is given.
+//! A file (under the daemon's root, or where a command is told), written whole and renamed into place
+//! before the grant is given. Several processes may share it: each holds a lock beside it from reading
+//! what it says to having written what it says next.
 
 use std::{
     collections::HashMap,
-    io::{Read as _, Write as _},
+    fs::{File as OpenFile, Metadata, OpenOptions},
+    io::{ErrorKind, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -30,6 +34,16 @@ struct Known {
     tags: HashMap<String, Tag>,
     /// Counts admissions, to tell which tag has not been used for longest.
     clock: u64,
+    /// The file that says this.
+    stamp: Option<Stamp>,
+}
+
+/// Tells one version of the file from another: each is a file of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    changed: (i64, i64),
+    size: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,43 +79,72 @@ impl TagHistory {
     /// # Errors
     /// `Io` if it cannot be read; `Invalid` if it is malformed.
     pub fn open(file: &Path) -> Result<Self> {
-        let name = || format!("tag history {}", file.display());
-        let mut known = Known::default();
-        match std::fs::File::open(file) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io(name(), error)),
-            Ok(open) => {
-                let mut bytes = Vec::new();
-                let read = open.take(MAX_FILE).read_to_end(&mut bytes);
-                read.map_err(|e| Error::io(name(), e))?;
-                let malformed = |why: String| {
-                    Error::invalid(format!("{}: {why}", name()))
-                        .with_hint("what tags have been is lost; remove the file to begin anew")
-                };
-                let parsed: File =
-                    serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
-                if parsed.version != VERSION {
-                    return Err(malformed(format!("version {}", parsed.version)));
-                }
-                known.clock = parsed.tags.iter().map(|it| it.used).max().unwrap_or(0);
-                known.tags = parsed
-                    .tags
-                    .into_iter()
-                    .map(|it| (it.name.clone(), it))
-                    .collect();
-            }
-        }
-        Ok(Self {
+        let history = Self {
             file: file.to_owned(),
-            known: Mutex::new(known),
-        })
+            known: Mutex::default(),
+        };
+        history.refresh(&mut history.known())?;
+        Ok(history)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the file if it is another than the one that was read or written last. One that is gone
+    /// takes nothing away: it is written again.
+    fn refresh(&self, known: &mut Known) -> Result<()> {
+        let name = || format!("tag history {}", self.file.display());
+        let open = match OpenFile::open(&self.file) {
+            Ok(open) => open,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io(name(), error)),
+        };
+        let stamp = open.metadata().map(|it| Stamp::of(&it));
+        let stamp = stamp.map_err(|e| Error::io(name(), e))?;
+        if known.stamp == Some(stamp) {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        let read = open.take(MAX_FILE).read_to_end(&mut bytes);
+        read.map_err(|e| Error::io(name(), e))?;
+        let malformed = |why: String| {
+            Error::invalid(format!("{}: {why}", name()))
+                .with_hint("what tags have been is lost; remove the file to begin anew")
+        };
+        let parsed: File = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
+        if parsed.version != VERSION {
+            return Err(malformed(format!("version {}", parsed.version)));
+        }
+        let used = parsed.tags.iter().map(|it| it.used).max().unwrap_or(0);
+        *known = Known {
+            clock: known.clock.max(used),
+            tags: parsed
+                .tags
+                .into_iter()
+                .map(|it| (it.name.clone(), it))
+                .collect(),
+            stamp: Some(stamp),
+        };
+        Ok(())
+    }
+
+    /// Keeps other processes from the file as long as it is held.
+    fn lock(&self) -> Result<OpenFile> {
+        let mut name = self.file.as_os_str().to_owned();
+        name.push(".lock");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).mode(0o600);
+        let locked = options.open(&name).and_then(|it| it.lock().map(|()| it));
+        locked.map_err(|e| Error::io(format!("tag history {}", name.display()), e))
     }
 
     /// Holds an admitted image against what its tag has been, and remembers it. What is asked for by
     /// digest is no concern of a tag.
     ///
     /// # Errors
-    /// `Denied` if the tag was this image before it was another; `Io` if it cannot be written down.
+    /// `Denied` if the tag was this image before it was another; `Io` if it cannot be written down;
+    /// `Invalid` if the file has become malformed.
     pub(super) fn take(&self, grant: &Grant) -> Result<()> {
         let Reference::Registry(reference) = grant.reference() else {
             return Ok(());
@@ -115,7 +158,9 @@ impl TagHistory {
             .flatten()
             .cloned()
             .collect();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
+        let _lock = self.lock()?;
+        self.refresh(&mut known)?;
         let before = known.tags.get(&name).cloned();
         let mut tag = before.clone().unwrap_or_else(|| Tag {
             name: name.clone(),
@@ -165,12 +210,22 @@ impl TagHistory {
         let text = serde_json::to_vec(&file);
         let text = text.map_err(|e| Error::internal("tag history").with_source(e))?;
         let new = self.file.with_extension("new");
-        let mut open = std::fs::File::create(&new).map_err(failed)?;
+        let mut open = OpenFile::create(&new).map_err(failed)?;
         open.write_all(&text).map_err(failed)?;
         open.sync_all().map_err(failed)?;
         std::fs::rename(&new, &self.file).map_err(failed)?;
-        if let Some(directory) = self.file.parent() {
-            std::fs::File::open(directory)
+        // Renaming changes the file's time of change.
+        let stamp = open.metadata().map_err(failed)?;
+        known.stamp = Some(Stamp::of(&stamp));
+        let directory = self
+            .file
+            .parent()
+            .map(|it| match it.as_os_str().is_empty() {
+                true => Path::new("."),
+                false => it,
+            });
+        if let Some(directory) = directory {
+            OpenFile::open(directory)
                 .and_then(|it| it.sync_all())
                 .map_err(failed)?;
         }
@@ -178,6 +233,18 @@ impl TagHistory {
             known.tags.remove(&name);
         }
         Ok(())
+    }
+}
+
+// === impl Stamp ===
+
+impl Stamp {
+    fn of(file: &Metadata) -> Self {
+        Self {
+            inode: file.ino(),
+            changed: (file.ctime(), file.ctime_nsec()),
+            size: file.size(),
+        }
     }
 }
 

@@ -2,9 +2,8 @@
 //! (containers-registries.d(5), containers-signature(5)).
 //!
 //! Which place it is says `registries.d` (`places`), for the reference that was asked for, never for
-//! a mirror's. What is there is fetched (`fetch`) one after the other until one is missing.
+//! a mirror's. What is there is fetched one after the other until one is missing.
 
-mod fetch;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -14,7 +13,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 
 pub use self::places::LookasidePlaces;
-use super::Options;
+use super::{Options, files::Files};
 use crate::{
     error::Result,
     oci::{Descriptor, Digest, Location, RawManifest, RegistryReference},
@@ -40,6 +39,8 @@ pub(super) struct WithLookaside {
 
 /// Most signatures of one manifest that are fetched; one more tells that there are too many.
 const MAX_SIGNATURES: usize = 101;
+/// Largest signature that is fetched; real ones have 1 to 2 KiB.
+const MAX_SIGNATURE: u64 = 256 << 10;
 
 // === impl Lookaside ===
 
@@ -68,12 +69,12 @@ impl Lookaside {
         let Some(base) = place else {
             return Ok(None);
         };
-        let reader = self.reader(&base)?;
+        let reader = Files::below(&base, "lookaside", &self.options, &self.certificates)?;
         let (algorithm, hex) = (subject.algorithm(), subject.hex());
         let mut found = Vec::new();
         for n in 1..=MAX_SIGNATURES {
             let name = format!("{}@{algorithm}={hex}/signature-{n}", reference.path());
-            match reader.read(&name, traffic).await? {
+            match reader.read(&name, MAX_SIGNATURE, traffic).await? {
                 Some(bytes) => found.push(DetachedSignature {
                     place: reader.place(&name),
                     bytes,

@@ -1,4 +1,7 @@
-//! Reads one file of a lookaside.
+//! Files below one URL, each fetched whole: in a directory or on a web server that is no registry.
+//!
+//! Requests are retried within the deadline of [`Options`], redirects followed as long as they do not
+//! lead to less than was asked for.
 
 use std::{
     io::{self, Read as _},
@@ -10,67 +13,68 @@ use reqwest::{StatusCode, header::LOCATION};
 use url::Url;
 
 use super::{
-    super::{
-        answer::{self, network, passing, stalled},
-        endpoint::Endpoint,
-        retry::{Failure, Retry},
-        transport::{is_redirect, redirect_target},
-    },
-    Lookaside,
+    Options,
+    answer::{self, network, passing, stalled},
+    endpoint::Endpoint,
+    retry::{Failure, Retry},
+    transport::{is_redirect, redirect_target},
 };
 use crate::{
     error::{Error, Result},
     source::{AnswerClass, Traffic},
 };
 
-/// Reads below one URL.
-pub(super) struct Reader<'a> {
-    lookaside: &'a Lookaside,
+/// Files below one URL.
+#[derive(Debug)]
+pub struct Files<'a> {
+    options: &'a Options,
     base: Url,
+    /// What the place is called in messages.
+    what: &'static str,
     kind: Kind,
 }
 
+#[derive(Debug)]
 enum Kind {
     Directory(PathBuf),
     Web(reqwest::Client),
 }
 
-/// Largest signature that is fetched; real ones have 1 to 2 KiB.
-const MAX_SIGNATURE: u64 = 256 << 10;
 /// Redirects that are followed.
 const MAX_REDIRECTS: usize = 5;
 
-// === impl Lookaside ===
+// === impl Files ===
 
-impl Lookaside {
-    pub(super) fn reader(&self, base: &Url) -> Result<Reader<'_>> {
+impl<'a> Files<'a> {
+    /// Files below `base`, whose scheme is `file`, `http` or `https`.
+    pub(super) fn below(
+        base: &Url,
+        what: &'static str,
+        options: &'a Options,
+        certificates: &[reqwest::Certificate],
+    ) -> Result<Self> {
         let kind = match base.scheme() {
-            "file" => Kind::Directory(directory(base)?),
+            "file" => Kind::Directory(
+                base.to_file_path()
+                    .map_err(|()| Error::invalid(format!("{what} {base}: not a directory")))?,
+            ),
             _ => {
                 let host = base.host_str().unwrap_or_default();
-                let endpoint = Endpoint::registry(host, &self.options, &self.certificates)?;
+                let endpoint = Endpoint::registry(host, options, certificates)?;
                 Kind::Web(endpoint.connections()?)
             }
         };
-        Ok(Reader {
-            lookaside: self,
+        Ok(Self {
+            options,
             base: base.clone(),
+            what,
             kind,
         })
     }
-}
 
-/// The directory of a `file` URL.
-fn directory(base: &Url) -> Result<PathBuf> {
-    base.to_file_path()
-        .map_err(|()| Error::invalid(format!("lookaside {base}: not a directory")))
-}
-
-// === impl Reader ===
-
-impl Reader<'_> {
     /// Where a file is, for messages; without what may be a password.
-    pub(super) fn place(&self, name: &str) -> String {
+    #[must_use]
+    pub fn place(&self, name: &str) -> String {
         match &self.kind {
             Kind::Directory(directory) => directory.join(name).display().to_string(),
             Kind::Web(_) => {
@@ -82,21 +86,25 @@ impl Reader<'_> {
     }
 
     /// A file's bytes; `None` if there is none.
-    pub(super) async fn read(&self, name: &str, traffic: &Traffic) -> Result<Option<Bytes>> {
+    ///
+    /// # Errors
+    /// `Invalid` if it has more than `max` bytes, `Denied` or `Unavailable` if it is not given out,
+    /// `Io` if it cannot be read.
+    pub async fn read(&self, name: &str, max: u64, traffic: &Traffic) -> Result<Option<Bytes>> {
         let what = self.place(name);
         match &self.kind {
             Kind::Directory(directory) => {
                 let path = directory.join(name);
-                let read = tokio::task::spawn_blocking(move || read_file(path));
+                let read = tokio::task::spawn_blocking(move || read_file(path, max));
                 read.await
                     .map_err(|e| Error::internal(what).with_source(e))?
             }
             Kind::Web(http) => {
-                let options = &self.lookaside.options;
+                let options = self.options;
                 let environment = std::sync::Arc::clone(&options.environment);
                 let mut retry = Retry::new(options.retry, environment, options.deadline);
                 loop {
-                    let tried = self.fetch(http, self.url(name), &what, traffic).await;
+                    let tried = self.fetch(http, self.url(name), &what, max, traffic).await;
                     match tried {
                         Ok(found) => return Ok(found),
                         Err(failure) => retry.wait(failure).await?,
@@ -118,9 +126,10 @@ impl Reader<'_> {
         http: &reqwest::Client,
         mut url: Url,
         what: &str,
+        max: u64,
         traffic: &Traffic,
     ) -> Result<Option<Bytes>, Failure> {
-        let options = &self.lookaside.options;
+        let options = self.options;
         let patience = options.stall_timeout;
         for _ in 0..=MAX_REDIRECTS {
             traffic.request();
@@ -157,18 +166,19 @@ impl Reader<'_> {
                         answer::chunk(&mut response, what, patience, traffic).await?
                     {
                         all.extend_from_slice(&piece);
-                        if all.len() as u64 > MAX_SIGNATURE {
-                            return Err(Failure::fatal(too_large(what)));
+                        if all.len() as u64 > max {
+                            return Err(Failure::fatal(too_large(what, max)));
                         }
                     }
                     Ok(Some(all.freeze()))
                 }
                 StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::fatal(
-                    Error::denied(format!("{what}: the lookaside answered {status}")),
+                    Error::denied(format!("{what}: the {} answered {status}", self.what)),
                 )),
                 _ => Err(Failure::fatal(Error::unavailable(format!(
-                    "{what}: the lookaside answered {status}"
+                    "{what}: the {} answered {status}",
+                    self.what
                 )))),
             };
         }
@@ -178,7 +188,7 @@ impl Reader<'_> {
     }
 }
 
-fn read_file(path: PathBuf) -> Result<Option<Bytes>> {
+fn read_file(path: PathBuf, max: u64) -> Result<Option<Bytes>> {
     let what = path.display().to_string();
     let file = match std::fs::File::open(&path) {
         Ok(file) => file,
@@ -186,15 +196,15 @@ fn read_file(path: PathBuf) -> Result<Option<Bytes>> {
         Err(error) => return Err(Error::io(what, error)),
     };
     let mut bytes = Vec::new();
-    file.take(MAX_SIGNATURE + 1)
+    file.take(max + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| Error::io(what.clone(), e))?;
-    match bytes.len() as u64 > MAX_SIGNATURE {
-        true => Err(too_large(&what)),
+    match bytes.len() as u64 > max {
+        true => Err(too_large(&what, max)),
         false => Ok(Some(bytes.into())),
     }
 }
 
-fn too_large(what: &str) -> Error {
-    Error::invalid(format!("{what}: larger than {MAX_SIGNATURE} bytes"))
+fn too_large(what: &str, max: u64) -> Error {
+    Error::invalid(format!("{what}: larger than {max} bytes"))
 }

@@ -1,0 +1,3 @@
+module older-log
+
+go 1.26.0

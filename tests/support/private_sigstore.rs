@@ -1,0 +1,113 @@
+//! The services of a private Sigstore, as `scripts/private-sigstore` runs them, and the cosigns that
+//! sign with them. One for all tests of a program.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+};
+
+use serde_json::Value;
+
+use super::docker_registry::installed;
+
+/// Services that run until this program ends: they notice that nobody holds their standard input.
+#[derive(Debug)]
+pub struct PrivateSigstore {
+    directory: tempfile::TempDir,
+}
+
+// === impl PrivateSigstore ===
+
+impl PrivateSigstore {
+    /// `None`, after saying so, where a program is missing.
+    pub fn start() -> Option<&'static Self> {
+        static ONCE: OnceLock<Option<PrivateSigstore>> = OnceLock::new();
+        for program in ["fulcio", "cosign", "openssl", "jq"] {
+            installed(program)?;
+        }
+        ONCE.get_or_init(|| Some(Self::run())).as_ref()
+    }
+
+    fn run() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/private-sigstore");
+        let mut child = Command::new(script)
+            .arg(directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        if line.trim() != "ready" {
+            let mut said = String::new();
+            let mut stderr = child.stderr.take().unwrap();
+            stderr.read_to_string(&mut said).unwrap();
+            panic!("scripts/private-sigstore: {said}");
+        }
+        // Its end is the end of the services.
+        std::mem::forget(child.stdin.take());
+        Self { directory }
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn trusted_root(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.file("trusted_root.json")).unwrap()).unwrap()
+    }
+
+    /// URL of a service: `issuer`, `fulcio`, `older-log`.
+    pub fn url(&self, service: &str) -> String {
+        std::fs::read_to_string(self.file(service)).unwrap()
+    }
+
+    /// A token of the issuer.
+    pub fn token(&self, email: &str) -> String {
+        let url = format!("{}/token?email={email}", self.url("issuer"));
+        let got = Command::new("curl").args(["-sSf", &url]).output().unwrap();
+        assert!(got.status.success(), "{got:?}");
+        String::from_utf8(got.stdout).unwrap()
+    }
+}
+
+/// Runs one of the cosigns in `home`; gives its output.
+pub fn cosign(
+    program: &str,
+    home: &Path,
+    sigstore: &PrivateSigstore,
+    arguments: &[&str],
+) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        // What the second version verifies its own work with; the third has a trusted root.
+        .env("SIGSTORE_ROOT_FILE", sigstore.file("fulcio.pem"))
+        .env("SIGSTORE_REKOR_PUBLIC_KEY", sigstore.file("older-log.pub"))
+        .env(
+            "SIGSTORE_CT_LOG_PUBLIC_KEY_FILE",
+            sigstore.file("older-log.pub"),
+        )
+        .current_dir(home)
+        .env("HOME", home)
+        .env("DOCKER_CONFIG", home)
+        .env("COSIGN_PASSWORD", "")
+        // Whatever would leave the machine fails at once.
+        .env("HTTPS_PROXY", "http://127.0.0.1:1")
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+        .env("NO_PROXY", "127.0.0.1")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "{program} {arguments:?}: {text}");
+    text
+}
