@@ -22,7 +22,9 @@ use nacre::{
         media_type,
     },
     snapshotter::{
-        images::{Confirm, FrontEnd, Images, ImagesConfig, Mount, PolicySource, Repositories},
+        images::{
+            Confirm, FrontEnd, Images, ImagesConfig, Mount, Ordinary, PolicySource, Repositories,
+        },
         lazy::LayerRequest,
     },
     source::{Access, BlobSource, BlobStream, Repository, Traffic},
@@ -225,6 +227,7 @@ impl Node {
             platform: Platform::host(),
             insecure_plaintext_store: false,
             min_lazy_bytes: 0,
+            ordinary: Ordinary::Lazy,
             confirm: Confirm::Trusted,
             confirm_rate: 0,
             confirm_after: Duration::ZERO,
