@@ -258,7 +258,10 @@ impl Memory {
     /// Reads a file of a mounted tree.
     pub fn read(&self, directory: &Path, name: &str) -> Result<Bytes> {
         let (tree, reader) = self.shown.lock().unwrap()[directory].clone();
-        let ino = tree.lookup(Ino::ROOT, name.as_bytes()).unwrap();
+        let mut ino = Ino::ROOT;
+        for part in name.split('/') {
+            ino = tree.lookup(ino, part.as_bytes()).unwrap();
+        }
         let file = tree.file(ino).unwrap();
         let (send, receive) = mpsc::channel();
         let length = u32::try_from(file.size).unwrap();
