@@ -475,7 +475,10 @@ async fn differences_are_told_entry_by_entry() {
     for what in ["added", "removed", "changed"] {
         assert_eq!(same[what], json!([]), "{same}");
     }
-    assert!(same["files_read"].as_u64().unwrap() > 0, "digests of two kinds");
+    assert!(
+        same["files_read"].as_u64().unwrap() > 0,
+        "digests of two kinds"
+    );
     let other = bench.diff(&[&plain, &plainer]);
     for what in ["added", "removed"] {
         assert_eq!(other[what], found[what]);

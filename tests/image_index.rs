@@ -167,14 +167,27 @@ async fn inspect_tells_what_layers_are_opened_by() {
     };
     let (lazy, first, second, text) = inspect();
     assert_eq!(lazy, false);
-    assert_eq!((&first["index"], &first["index_from"]), (&"estargz".into(), &"manifest".into()));
-    assert_eq!((&second["index"], &second["index_from"]), (&Value::Null, &Value::Null));
+    assert_eq!(
+        (&first["index"], &first["index_from"]),
+        (&"estargz".into(), &"manifest".into())
+    );
+    assert_eq!(
+        (&second["index"], &second["index_from"]),
+        (&Value::Null, &Value::Null)
+    );
     assert!(text.contains("not lazy: no index"), "{text}");
 
-    run(home.path(), [&["image", "index", &image.reference][..], &ANYTHING].concat()).ok();
+    run(
+        home.path(),
+        [&["image", "index", &image.reference][..], &ANYTHING].concat(),
+    )
+    .ok();
     let (lazy, _, second, text) = inspect();
     assert_eq!(lazy, true);
-    assert_eq!((&second["index"], &second["index_from"]), (&"nacre".into(), &"referrer".into()));
+    assert_eq!(
+        (&second["index"], &second["index_from"]),
+        (&"nacre".into(), &"referrer".into())
+    );
     assert!(text.contains("lazy: nacre, attached"), "{text}");
 
     // Nobody has signed that one: the layer is read whole here, and known here from then on.
@@ -184,5 +197,8 @@ async fn inspect_tells_what_layers_are_opened_by() {
     let words = ["--json", "inspect", &image.reference, "--store", &store];
     let report = run(home.path(), words).json();
     let second = &report["layers"][1];
-    assert_eq!((&second["index"], &second["index_from"]), (&"kept".into(), &"node".into()));
+    assert_eq!(
+        (&second["index"], &second["index_from"]),
+        (&"kept".into(), &"node".into())
+    );
 }

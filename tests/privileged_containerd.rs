@@ -304,7 +304,7 @@ fn an_ordinary_image_is_read_whole_once_and_lazily_from_then_on() {
     let blobs: Vec<_> = tars.iter().map(|tar| gzip(tar, 1)).collect();
     let layout = write_layout(&fixture.path("large"), &tars, &blobs);
     let config = format!(
-        "[snapshotter]\nmin_lazy_kib = 0\n[trust]\npolicy = {:?}\n[keys]\ndecryption_keys = [{:?}]\n",
+        "[snapshotter]\nmin_lazy_kib = 0\n[fetch]\ncomplete = false\n[trust]\npolicy = {:?}\n[keys]\ndecryption_keys = [{:?}]\n",
         pipeline.path("policy.json"),
         pipeline.path("layer.pem"),
     );
@@ -327,12 +327,23 @@ fn an_ordinary_image_is_read_whole_once_and_lazily_from_then_on() {
             let layer = Digest::sha256(blob).to_string();
             assert!(!content.contains(&layer), "{layer} in {content}");
         }
-        let run = ["run", "--rm", "--net-host", "--snapshotter", "nacre", &image];
+        let run = [
+            "run",
+            "--rm",
+            "--net-host",
+            "--snapshotter",
+            "nacre",
+            &image,
+        ];
         let name = fixture.container(&format!("{encrypted}-first"));
         let said = ctr(&[&run[..], &[&name, "/bin/sh", "-c", SCRIPT]].concat()).ok();
         assert_eq!(said, SAID);
         let mount = mount_of(&pipeline, &nacre.socket, &image);
-        assert_eq!(mount["indexes"], serde_json::json!(vec!["kept"; 4]), "{mount}");
+        assert_eq!(
+            mount["indexes"],
+            serde_json::json!(vec!["kept"; 4]),
+            "{mount}"
+        );
         assert!(
             mount["fetched_bytes"].as_u64() >= mount["bytes"].as_u64(),
             "{mount}"

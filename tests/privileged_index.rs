@@ -156,6 +156,8 @@ fn only_who_counts_is_believed() {
     fs::write(&lax, policy.to_string()).unwrap();
     let mut allowing = options.clone();
     allowing[1] = lax.display().to_string();
+    // What is read to hold it against the layer does not count here.
+    allowing.extend(["--confirm-after", "3600"].map(String::from));
     assert_lazy(read_little(&pipeline, &image, "store", &allowing));
 
     // Signed where it lies, as any image is.
@@ -332,7 +334,14 @@ async fn an_index_that_the_policy_only_puts_up_with_is_held_against_the_layer() 
     let image = toy::put(&registry, "app", std::slice::from_ref(&truth));
     let made = run(
         home.path(),
-        ["--json", "image", "index", &image.reference, "--policy", &policy],
+        [
+            "--json",
+            "image",
+            "index",
+            &image.reference,
+            "--policy",
+            &policy,
+        ],
     )
     .json();
     // The same blob in an image that claims it to be another: the index, which is the blob's, is

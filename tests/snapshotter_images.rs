@@ -268,7 +268,10 @@ async fn above_an_unpacked_layer_all_are_unpacked() {
     let images = unpacking(&node);
     let found = evidence(&images, &image, 0).await;
     let why = why_unpacked(&images, &image, 1).await;
-    assert!(why.contains("no index") && why.contains("snapshotter.ordinary"), "{why}");
+    assert!(
+        why.contains("no index") && why.contains("snapshotter.ordinary"),
+        "{why}"
+    );
     let why = why_unpacked(&images, &image, 2).await;
     assert!(why.contains("above one that is unpacked"), "{why}");
     let lower = images.lower(&found).await.unwrap();
@@ -354,7 +357,11 @@ async fn ordinary_layers_are_read_whole_once_and_lazily_from_then_on() {
     assert_eq!(node.front_end.read(&lower, "large").unwrap(), large);
     images.settled().await;
     assert_eq!(ranges_and_wholes(&registry, blob), (0, 1));
-    assert_eq!(images.snapshot().confirmed, 0, "there was nothing to confirm");
+    assert_eq!(
+        images.snapshot().confirmed,
+        0,
+        "there was nothing to confirm"
+    );
     let report = &images.images()[0];
     assert_eq!(report.indexes, [IndexKind::Kept; 2]);
     assert_eq!(images.mounts()[0].indexes, [IndexKind::Kept; 2]);
@@ -362,7 +369,11 @@ async fn ordinary_layers_are_read_whole_once_and_lazily_from_then_on() {
     drop(images);
     // A layer is not kept as a document besides.
     for file in files(&node.path("state")) {
-        assert!(file.metadata().unwrap().len() < 100_000, "{}", file.display());
+        assert!(
+            file.metadata().unwrap().len() < 100_000,
+            "{}",
+            file.display()
+        );
     }
 
     // The chunks are gone, the index is not.
@@ -411,6 +422,35 @@ async fn an_ordinary_layer_that_is_not_what_its_image_claims_is_refused() {
     assert!(error.to_string().contains("its image claims"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_no_index_can_describe_is_unpacked() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    // One zstd frame of more than 64 MiB cannot be entered.
+    let tar = support::toy::tar(&[("large", &vec![0; 70 << 20])]);
+    let blob = zstd::bulk::compress(&tar, 1).unwrap();
+    let large = ToyLayer {
+        descriptor: Descriptor::of("application/vnd.oci.image.layer.v1.tar+zstd", &blob),
+        blob: blob.into(),
+        diff_id: Digest::sha256(&tar),
+    };
+    let small = gzipped(&[("small", b"small")]);
+    let image = signed(
+        &node,
+        &registry,
+        "app",
+        &[base(), small.clone(), large, small],
+    )
+    .await;
+    let images = node.images();
+    let found = evidence(&images, &image, 1).await;
+    let why = why_unpacked(&images, &image, 2).await;
+    assert!(why.contains("cannot be read in parts"), "{why}");
+    let why = why_unpacked(&images, &image, 3).await;
+    assert!(why.contains("above one that is unpacked"), "{why}");
+    let lower = images.lower(&found).await.unwrap();
+    assert_eq!(node.front_end.names(&lower), ["base", "low", "small"]);
+}
+
 /// A layer of which SOCI made an index, and that zTOC.
 fn soci_layer() -> (ToyLayer, Vec<u8>) {
     let data = |name: &str| {
@@ -430,7 +470,12 @@ fn soci_layer() -> (ToyLayer, Vec<u8>) {
 }
 
 /// Puts SOCI's index of an image's lowest layer; of version 1 it refers to the image.
-fn put_soci(registry: &FakeRegistry, name: &str, layer: &Digest, of: Option<&Descriptor>) -> Digest {
+fn put_soci(
+    registry: &FakeRegistry,
+    name: &str,
+    layer: &Digest,
+    of: Option<&Descriptor>,
+) -> Digest {
     let (_, ztoc) = soci_layer();
     let version = if of.is_some() { "v1" } else { "v2" };
     let mut ztoc = serde_json::to_value(registry.put_blob(name, ztoc)).unwrap();
@@ -478,7 +523,10 @@ async fn socis_index_makes_layers_lazy_and_is_confirmed() {
     let lower = images.lower(&found).await.unwrap();
     let hello = node.front_end.read(&lower, "etc/hello").unwrap();
     assert_eq!(hello.len(), 12);
-    assert_eq!(node.front_end.read(&lower, "usr/noise").unwrap().len(), 9000);
+    assert_eq!(
+        node.front_end.read(&lower, "usr/noise").unwrap().len(),
+        9000
+    );
     assert_eq!(whole(&registry), 0, "{:#?}", registry.lines());
     gated.open_gate();
     images.settled().await;

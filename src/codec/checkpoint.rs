@@ -198,7 +198,9 @@ impl Checkpoints {
     /// Whether the window of the run of this number is here, or none is needed.
     #[must_use]
     pub fn has_window(&self, run: usize) -> bool {
-        self.list.get(run).is_some_and(|it| it.window.get().is_some())
+        self.list
+            .get(run)
+            .is_some_and(|it| it.window.get().is_some())
     }
 
     /// The bytes of the plain blob that the run of this number is in; the last one ends with the

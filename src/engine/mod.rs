@@ -32,6 +32,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{runtime::Handle, sync::oneshot, task::AbortHandle};
 
+pub(crate) use self::switch::{Switch, Switched};
 pub use self::{
     background::{Background, BackgroundConfig},
     counters::{EngineCounts, EngineSnapshot, Meter, ServedFrom},
@@ -52,7 +53,6 @@ use self::{
     streams::Streams,
     workers::{Task, Workers},
 };
-pub(crate) use self::switch::{Switch, Switched};
 use crate::{
     error::{Error, Kind, Result},
     index::{ChunkDigest, ChunkTable, Place},

@@ -76,8 +76,9 @@ impl Shared {
         // Windows leave out what their own run does not need. So the first run has to be as long as a
         // window, for the next one's to be of decoded bytes only.
         let length = |run: usize| checkpoints.plain_length(run).unwrap_or(0);
-        let is_start =
-            |run: &usize| *run == 0 || length(*run) >= WINDOW as u64 && checkpoints.has_window(*run);
+        let is_start = |run: &usize| {
+            *run == 0 || length(*run) >= WINDOW as u64 && checkpoints.has_window(*run)
+        };
         let start = (0..target).rev().find(is_start);
         let lost = || Error::internal(format!("no run {target}"));
         let start = start.ok_or_else(lost)?;
@@ -128,7 +129,9 @@ impl Reading {
     /// The bytes from `start` to `end`; what lies before is not asked for again.
     async fn take(&mut self, start: u64, end: u64) -> Result<Bytes> {
         let at = |offset: u64, begin: u64| {
-            let at = offset.checked_sub(begin).and_then(|it| usize::try_from(it).ok());
+            let at = offset
+                .checked_sub(begin)
+                .and_then(|it| usize::try_from(it).ok());
             at.ok_or_else(|| Error::internal("a run that begins before the last one"))
         };
         while self.buffer.len() < at(end, self.begin)? {

@@ -59,7 +59,9 @@ pub async fn rewrap(
     let mover = Mover { from, to, progress };
     let State { keys, images } = std::mem::take(&mut *rewrapping.state());
     for (before, after) in images {
-        report.indexes.extend(carry(&mover, &keys, &before, &after).await?);
+        report
+            .indexes
+            .extend(carry(&mover, &keys, &before, &after).await?);
     }
     Ok(report)
 }
@@ -120,7 +122,9 @@ async fn read(
     candidate: &Candidate,
 ) -> Result<Manifest> {
     let (repository, digest) = (&*mover.from.repository, &candidate.descriptor.digest);
-    let raw = repository.manifest(&Location::Digest(digest.clone())).await?;
+    let raw = repository
+        .manifest(&Location::Digest(digest.clone()))
+        .await?;
     if !digest.matches(&raw.bytes) {
         return Err(Error::corrupt(format!("index {digest}: digest mismatch")));
     }

@@ -144,10 +144,13 @@ async fn found(
             plain.is_some_and(|subject| Indexes::seem_to_have(directory, &subject))
         });
     }
-    let referrers = repository.referrers(&raw.digest).await.unwrap_or_else(|error| {
-        tracing::warn!(manifest = %raw.digest, %error, "referrers cannot be listed");
-        Vec::new()
-    });
+    let referrers = repository
+        .referrers(&raw.digest)
+        .await
+        .unwrap_or_else(|error| {
+            tracing::warn!(manifest = %raw.digest, %error, "referrers cannot be listed");
+            Vec::new()
+        });
     for candidate in nacre::candidates(&referrers) {
         match tables(repository, &candidate).await {
             Ok(tables) => fill(IndexKind::Attached, IndexFrom::Referrer, &|_, layer| {
@@ -162,7 +165,11 @@ async fn found(
     match soci::look(manifest, &referrers, repository).await {
         Ok(None) => {}
         Ok(Some((soci, is_named))) => {
-            let from = if is_named { IndexFrom::Manifest } else { IndexFrom::Referrer };
+            let from = if is_named {
+                IndexFrom::Manifest
+            } else {
+                IndexFrom::Referrer
+            };
             fill(IndexKind::Soci, from, &|_, layer| soci.covers(layer));
         }
         Err(error) => tracing::warn!(manifest = %raw.digest, %error, "SOCI index passed over"),
@@ -172,7 +179,9 @@ async fn found(
 
 async fn tables(repository: &dyn Repository, candidate: &Candidate) -> Result<bytes::Bytes> {
     let digest = &candidate.descriptor.digest;
-    let raw = repository.manifest(&Location::Digest(digest.clone())).await?;
+    let raw = repository
+        .manifest(&Location::Digest(digest.clone()))
+        .await?;
     match raw.parse()? {
         Document::Manifest(manifest) if digest.matches(&raw.bytes) => {
             let (tables, _) = nacre::blobs(&manifest)?;
@@ -198,7 +207,9 @@ fn report(
 ) -> ImageReport {
     let encrypted = layers.iter().filter(|l| ocicrypt::is_encrypted(l)).count();
     let reports = layers.iter().zip(found);
-    let layers: Vec<LayerReport> = reports.map(|(it, found)| LayerReport::of(it, *found)).collect();
+    let layers: Vec<LayerReport> = reports
+        .map(|(it, found)| LayerReport::of(it, *found))
+        .collect();
     ImageReport {
         index_digest,
         manifest_digest: raw.digest.clone(),

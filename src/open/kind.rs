@@ -124,9 +124,6 @@ mod tests {
         assert_eq!(IndexKind::summary::<IndexKind>(&[]), "none");
         assert_eq!(IndexKind::summary(&[Kept, Kept]), "kept");
         let mixed = [Estargz, Kept, Estargz, Attached];
-        assert_eq!(
-            IndexKind::summary(&mixed),
-            "2 estargz, 1 kept, 1 nacre"
-        );
+        assert_eq!(IndexKind::summary(&mixed), "2 estargz, 1 kept, 1 nacre");
     }
 }

@@ -19,16 +19,16 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 
 use self::whole::Whole;
-pub use self::{
-    confirm::Unconfirmed,
-    inspect::{ImageReport, IndexFrom, LayerReport, inspect},
-    kind::IndexKind,
-};
 pub(crate) use self::{
     attached::{Attached, Search},
     check::{Checked, Keep, check},
     kind::Opened,
     ordinary::{diff_ids, is_ordinary, ordinary},
+};
+pub use self::{
+    confirm::Unconfirmed,
+    inspect::{ImageReport, IndexFrom, LayerReport, inspect},
+    kind::IndexKind,
 };
 use crate::{
     engine::{Engine, EngineConfig, LayerData, Profile},
@@ -400,5 +400,8 @@ pub(crate) async fn open_index(layer: &Layer, class: Class) -> Result<Opened> {
             e.context(format!("layer {digest}"))
         }
     })?;
-    Ok(Opened::certain(verified.into_inner(), IndexKind::of(&binding)))
+    Ok(Opened::certain(
+        verified.into_inner(),
+        IndexKind::of(&binding),
+    ))
 }

@@ -108,7 +108,9 @@ async fn by_manifest(named: &str, repository: &dyn Repository) -> Result<Soci> {
 }
 
 async fn read_index(digest: &Digest, repository: &dyn Repository) -> Result<Manifest> {
-    let raw = repository.manifest(&Location::Digest(digest.clone())).await?;
+    let raw = repository
+        .manifest(&Location::Digest(digest.clone()))
+        .await?;
     if !digest.matches(&raw.bytes) {
         return Err(Error::corrupt(format!(
             "SOCI index {digest}: digest mismatch"

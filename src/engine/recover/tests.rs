@@ -238,7 +238,10 @@ async fn without_the_layer_the_read_says_what_was_lost() {
     f.blob.away.store(true, Ordering::SeqCst);
     let error = f.read(2_800_000, 100).await.unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound, "{error}");
-    assert!(error.to_string().contains("the windows are gone"), "{error}");
+    assert!(
+        error.to_string().contains("the windows are gone"),
+        "{error}"
+    );
     // It is tried again.
     f.blob.away.store(false, Ordering::SeqCst);
     f.read(2_800_000, 100).await.unwrap();

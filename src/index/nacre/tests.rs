@@ -215,7 +215,10 @@ fn seals_are_those_of_the_layers() {
         (&open, keys(Some(key(1)))),
     ] {
         let error = check_seals(tables, &keys).unwrap_err();
-        assert!(error.contains("not sealed under the layer's key"), "{error}");
+        assert!(
+            error.contains("not sealed under the layer's key"),
+            "{error}"
+        );
     }
 }
 

@@ -91,7 +91,9 @@ impl<'a> Spans<'a> {
     fn compare(&mut self) {
         while self.difference.is_none() && self.next < self.table.units.len() {
             let number = self.next;
-            let Some(length) = self.length(number).filter(|it| *it <= MAX_UNIT_PLAIN as usize)
+            let Some(length) = self
+                .length(number)
+                .filter(|it| *it <= MAX_UNIT_PLAIN as usize)
             else {
                 self.difference = Some(format!("span {number} of its index is too long"));
                 return;
@@ -132,7 +134,9 @@ impl<'a> Spans<'a> {
         let compressed = &raw[..unit.length as usize];
         let digest = self.table.spans.get(number).copied().unwrap_or_default();
         if !Algorithm::Sha256.of(digest).matches(compressed) {
-            return Some(Err(format!("span {number} of its index has another digest")));
+            return Some(Err(format!(
+                "span {number} of its index has another digest"
+            )));
         }
         let run = u32::try_from(number).ok()?;
         let plain = self.table.decode(run, compressed, length);

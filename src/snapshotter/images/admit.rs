@@ -108,19 +108,30 @@ async fn with(
     }
     let opening = opened.iter().zip(&layers);
     let indexes = try_join_all(opening.map(|(open, layer)| async {
-        match open_index(shared, kept, open, layer, grant.class()).await {
+        let mut opened = open_index(shared, kept, open, layer, grant.class()).await;
+        if let (Err(error), Way::Attached) = (&opened, layer.way) {
             // It cannot be read after all.
-            Err(error) if layer.way == Way::Attached => {
-                tracing::debug!(layer = %layer.descriptor.digest, %error, "indexed here");
-                index_here(shared, open, layer).await
-            }
-            result => result,
+            tracing::debug!(layer = %layer.descriptor.digest, %error, "indexed here");
+            opened = index_here(shared, open, layer).await;
+        }
+        match opened {
+            Err(error) if !layer.is_left_to_containerd(&error) => Err(error),
+            opened => Ok(opened),
         }
     }));
     let profile = opener.profile(&grant, &opened, &**kept);
     let (indexes, profile) = tokio::join!(indexes, profile);
-    let indexes: Vec<Opened> = indexes.map_err(name)?;
-    for ((layer, open), opened) in layers.iter_mut().zip(opened).zip(indexes) {
+    let mut lazy = 0;
+    for ((layer, open), opened) in layers.iter_mut().zip(opened).zip(indexes.map_err(name)?) {
+        let opened: Opened = match opened {
+            // An index cannot describe it, but containerd can unpack it.
+            Err(error) if lazy >= wanted.at_least => {
+                layer.unpack(error.to_string());
+                break;
+            }
+            opened => opened.map_err(name)?,
+        };
+        lazy += 1;
         if layer.way == Way::Attached && opened.artifact.is_none() {
             layer.index_here();
         }

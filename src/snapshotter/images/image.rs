@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     engine::Profile,
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     index::{Binding, LayerIndex},
     oci::{Descriptor, Digest, media_type},
     open::{self, Attached, IndexKind},
@@ -154,7 +154,9 @@ impl Image {
     /// What each lazy layer was opened by, the lowest first.
     pub(super) fn kinds(&self, count: usize) -> Vec<IndexKind> {
         let layers = self.layers.iter().take(count);
-        layers.filter_map(|it| Some(it.open.as_ref()?.kind)).collect()
+        layers
+            .filter_map(|it| Some(it.open.as_ref()?.kind))
+            .collect()
     }
 
     pub(super) fn log_admitted(&self, took: Duration) {
@@ -272,6 +274,19 @@ impl ImageLayer {
     pub(super) fn index_here(&mut self) {
         self.index = None;
         self.way = Way::Here;
+    }
+
+    /// Whether containerd may unpack it where it cannot be indexed here.
+    pub(super) fn is_left_to_containerd(&self, error: &Error) -> bool {
+        let cannot = matches!(error.kind(), Kind::Unsupported | Kind::Invalid);
+        cannot && self.way != Way::Named && !self.is_encrypted()
+    }
+
+    /// Is not lazy after all.
+    pub(super) fn unpack(&mut self, why: String) {
+        self.index = None;
+        self.way = Way::None;
+        self.why_not = Some(why);
     }
 
     /// What findings about it are filed under.
