@@ -200,7 +200,7 @@ async fn spans_are_held_against_the_tar() {
                 codec::Checkpoint::new(offset, bits, plain, &window).unwrap();
         }),
         ("beyond its tar", |index| {
-            index.table.checkpoints.plain_size += 1000;
+            index.table.checkpoints.plain_size += 1 << 20;
         }),
         ("mode", |index| {
             let file = { index.entries.iter_mut() }.find(|it| *it.path == *b"usr/noise");
