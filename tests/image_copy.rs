@@ -466,6 +466,26 @@ async fn differences_are_told_entry_by_entry() {
             assert_eq!(none[what], json!([]), "{none}");
         }
     }
+    // Ordinary layers are read whole, and indexed on the way.
+    for (tag, files) in [("plain", &base[..]), ("plainer", &changed[..])] {
+        toy::put(&bench.registry, tag, &[toy::gzipped(files)]);
+    }
+    let [plain, plainer] = ["plain", "plainer"].map(|it| bench.registry.reference(it, "1"));
+    let same = bench.diff(&[&one, &plain]);
+    for what in ["added", "removed", "changed"] {
+        assert_eq!(same[what], json!([]), "{same}");
+    }
+    assert!(
+        same["files_read"].as_u64().unwrap() > 0,
+        "digests of two kinds"
+    );
+    let other = bench.diff(&[&plain, &plainer]);
+    for what in ["added", "removed"] {
+        assert_eq!(other[what], found[what]);
+    }
+    let changes = |it: &Value| it["changed"].as_array().unwrap().clone();
+    assert_eq!(changes(&other), changes(&found));
+
     let words = ["image", "diff", &one, &two, "--expected-digest"];
     let digest = Digest::sha256(b"").to_string();
     bench

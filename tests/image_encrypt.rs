@@ -608,6 +608,34 @@ async fn rewrapping_moves_no_layer() {
         .filter(|seen| seen.line.contains("/blobs/") && seen.range.is_none());
     assert_eq!(whole.count(), 0);
 
+    // An index that was attached to the image goes along, and is sealed under the same keys.
+    let layer = toy::gzipped(&[("a", b"the first file"), ("b", &[7; 3_000_000])]);
+    let blob = toy::put(&bench.registry, "bare", std::slice::from_ref(&layer));
+    let [one, two] = ["e", "r"].map(|tag| bench.registry.reference("bare", tag));
+    bench.image(&words(&["encrypt", &blob.reference, &one], &for_rsa));
+    let index = [&["index", &one, "--decryption-key", &rsa][..], &ANYTHING].concat();
+    let index = bench.image(&index);
+    assert_eq!(index["sealed"], true);
+    let made = bench.image(&words(&["rewrap", &one, &two], &for_p256));
+    let indexes = made["indexes"].as_array().unwrap();
+    assert_eq!(indexes.len(), 1, "{made}");
+    assert_ne!(indexes[0], index["index"], "it refers to another image");
+    let inspected = bench.run(&["--json", "inspect", &two]).json();
+    assert_eq!(inspected["layers"][0]["index"], "nacre");
+    bench.registry.forget_requests();
+    assert_eq!(opens(&two, &p256), 0);
+    let digest = made["layers"][0]["to"].as_str().unwrap();
+    let requests = bench.registry.requests();
+    let of_layer: Vec<_> = requests
+        .iter()
+        .filter(|seen| seen.line.contains("/blobs/") && seen.line.contains(digest))
+        .collect();
+    assert!(
+        !of_layer.is_empty() && of_layer.iter().all(|seen| seen.range.is_some()),
+        "{:#?}",
+        bench.registry.lines()
+    );
+
     let wrong = [
         recipient("jwe", "rsa-pub.pem"),
         ["--decryption-key".into(), p256],

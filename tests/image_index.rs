@@ -152,3 +152,53 @@ async fn a_dry_run_attaches_nothing_and_lazy_images_need_nothing() {
     let lines = registry.lines();
     assert!(lines.iter().any(|it| it.contains(&layer)), "{lines:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inspect_tells_what_layers_are_opened_by() {
+    let (home, registry) = (tempfile::tempdir().unwrap(), FakeRegistry::start().await);
+    let lower = toy::lazy(Format::Estargz, &[("a", b"a")]);
+    let upper = toy::gzipped(&[("b", &[7; 300_000])]);
+    let image = toy::put(&registry, "app", &[lower, upper]);
+    let inspect = || {
+        let report = run(home.path(), ["--json", "inspect", &image.reference]).json();
+        let text = run(home.path(), ["inspect", &image.reference]).text();
+        let layer = |it: usize| report["layers"][it].clone();
+        (report["lazy"].clone(), layer(0), layer(1), text)
+    };
+    let (lazy, first, second, text) = inspect();
+    assert_eq!(lazy, false);
+    assert_eq!(
+        (&first["index"], &first["index_from"]),
+        (&"estargz".into(), &"manifest".into())
+    );
+    assert_eq!(
+        (&second["index"], &second["index_from"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert!(text.contains("not lazy: no index"), "{text}");
+
+    run(
+        home.path(),
+        [&["image", "index", &image.reference][..], &ANYTHING].concat(),
+    )
+    .ok();
+    let (lazy, _, second, text) = inspect();
+    assert_eq!(lazy, true);
+    assert_eq!(
+        (&second["index"], &second["index_from"]),
+        (&"nacre".into(), &"referrer".into())
+    );
+    assert!(text.contains("lazy: nacre, attached"), "{text}");
+
+    // Nobody has signed that one: the layer is read whole here, and known here from then on.
+    let store = home.path().join("store").display().to_string();
+    let cat = ["cat", &image.reference, "/b", "--store", &store];
+    run(home.path(), [&cat[..], &ANYTHING].concat()).ok();
+    let words = ["--json", "inspect", &image.reference, "--store", &store];
+    let report = run(home.path(), words).json();
+    let second = &report["layers"][1];
+    assert_eq!(
+        (&second["index"], &second["index_from"]),
+        (&"kept".into(), &"node".into())
+    );
+}

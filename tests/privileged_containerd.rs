@@ -33,6 +33,7 @@ use nacre_snapshotter_proto::containerd::services::snapshots::v1::{
 use support::{
     docker_registry::{DockerRegistry, installed},
     images::{gzip, write_layout},
+    ordinary::{LARGE, words},
     pipeline::{Format, Pipeline, tool},
     program,
 };
@@ -285,6 +286,100 @@ fn encrypted_and_signed_images_run_lazily_and_share_one_mount() {
         assert_eq!(snapshots().lines().count(), 1);
         cleanup(&nacre.socket);
     }
+}
+
+/// The second start on a node is lazy, with nothing but the indexes left of the first.
+#[test]
+fn an_ordinary_image_is_read_whole_once_and_lazily_from_then_on() {
+    let (Some(fixture), Some(pipeline)) = (Fixture::start(), Pipeline::start()) else {
+        return;
+    };
+    if installed("ctr-remote").is_none() {
+        return;
+    }
+    let mut tars = layers();
+    let mut large = tar::Builder::new(Vec::new());
+    add(&mut large, "usr/large", &words(LARGE, 1));
+    tars.push(large.into_inner().unwrap());
+    let blobs: Vec<_> = tars.iter().map(|tar| gzip(tar, 1)).collect();
+    let layout = write_layout(&fixture.path("large"), &tars, &blobs);
+    let config = format!(
+        "[snapshotter]\nmin_lazy_kib = 0\n[fetch]\ncomplete = false\n[trust]\npolicy = {:?}\n[keys]\ndecryption_keys = [{:?}]\n",
+        pipeline.path("policy.json"),
+        pipeline.path("layer.pem"),
+    );
+    let mut nacre = Nacre::serve(&fixture.path("nacre"), &config);
+    let containerd = Containerd::start(&fixture.path("containerd"), &nacre.socket);
+    let ctr = |arguments: &[&str]| containerd.ctr("ctr", arguments);
+    for encrypted in [false, true] {
+        let image = pipeline.image(&format!("ordinary-{encrypted}:1"));
+        pipeline.push(&layout.reference(), &image, encrypted);
+        pipeline.sign(&image, "signer");
+        let pull = ["images", "rpull", "--plain-http", "--snapshotter", "nacre"];
+        containerd
+            .ctr("ctr-remote", &[&pull[..], &[&image]].concat())
+            .ok();
+        let listed = ctr(&["snapshots", "--snapshotter", "nacre", "ls"]).ok();
+        assert_eq!(listed.matches("Committed").count(), 4, "{listed}");
+        // containerd has downloaded no layer.
+        let content = ctr(&["content", "ls", "-q"]).ok();
+        for blob in &blobs {
+            let layer = Digest::sha256(blob).to_string();
+            assert!(!content.contains(&layer), "{layer} in {content}");
+        }
+        let run = [
+            "run",
+            "--rm",
+            "--net-host",
+            "--snapshotter",
+            "nacre",
+            &image,
+        ];
+        let name = fixture.container(&format!("{encrypted}-first"));
+        let said = ctr(&[&run[..], &[&name, "/bin/sh", "-c", SCRIPT]].concat()).ok();
+        assert_eq!(said, SAID);
+        let mount = mount_of(&pipeline, &nacre.socket, &image);
+        assert_eq!(
+            mount["indexes"],
+            serde_json::json!(vec!["kept"; 4]),
+            "{mount}"
+        );
+        assert!(
+            mount["fetched_bytes"].as_u64() >= mount["bytes"].as_u64(),
+            "{mount}"
+        );
+
+        // Another daemon, without chunks and without the mount.
+        stop(&mut nacre.child);
+        program::release(&nacre.root);
+        for file in fs::read_dir(nacre.root.join("store")).unwrap() {
+            fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        nacre.child = Nacre::spawn(&nacre.root, &nacre.listener);
+        let name = fixture.container(&format!("{encrypted}-second"));
+        let said = ctr(&[&run[..], &[&name, "/bin/sh", "-c", SCRIPT]].concat()).ok();
+        assert_eq!(said, SAID);
+        let mount = mount_of(&pipeline, &nacre.socket, &image);
+        let (fetched, bytes) = (&mount["fetched_bytes"], &mount["bytes"]);
+        assert!(fetched.as_u64().unwrap() > 0, "{mount}");
+        assert!(
+            fetched.as_u64().unwrap() * 2 < bytes.as_u64().unwrap(),
+            "{mount}"
+        );
+        ctr(&["images", "rm", "--sync", &image]).ok();
+        cleanup(&nacre.socket);
+    }
+}
+
+/// What the status says of an image's mount.
+fn mount_of(pipeline: &Pipeline, socket: &Path, image: &str) -> serde_json::Value {
+    let socket = socket.display().to_string();
+    let status = pipeline
+        .nacre(["--json", "status", "--socket", &socket])
+        .json();
+    let mounts = status["lazy"]["mounts"].as_array().unwrap().iter();
+    let ours = mounts.filter(|it| it["reference"] == image).last();
+    ours.unwrap().clone()
 }
 
 /// Lines of the table of mounts for lower directories below `root`.

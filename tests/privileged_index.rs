@@ -6,14 +6,20 @@
 
 mod support;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+};
 
 use serde_json::Value;
 use support::{
     images,
     ordinary::{LARGE, tar, two_layers, words},
     pipeline::Pipeline,
-    program::Ran,
+    program::{Ran, command, run},
+    registry::FakeRegistry,
+    toy::{self, ToyLayer},
     tree_compare::{assert_same, compare},
 };
 
@@ -150,6 +156,8 @@ fn only_who_counts_is_believed() {
     fs::write(&lax, policy.to_string()).unwrap();
     let mut allowing = options.clone();
     allowing[1] = lax.display().to_string();
+    // What is read to hold it against the layer does not count here.
+    allowing.extend(["--confirm-after", "3600"].map(String::from));
     assert_lazy(read_little(&pipeline, &image, "store", &allowing));
 
     // Signed where it lies, as any image is.
@@ -244,24 +252,146 @@ fn what_is_damaged_or_gone_is_passed_over() {
     fs::write(&tables, &good).unwrap();
     assert_lazy(read_little(&pipeline, &image, "store", &options));
 
-    // Of a window that is damaged, reads fail, and give nothing wrong.
+    // Windows that are damaged are made again out of the layer, and so are those that are gone after
+    // the mount.
     let windows = blob(&pipeline, of(1));
     let good = fs::read(&windows).unwrap();
-    fs::write(&windows, vec![7; good.len()]).unwrap();
-    let _ = fs::remove_dir_all(pipeline.path("store"));
-    let mounted = pipeline.mount(&image, &options).unwrap();
-    let large = mounted.path().join("large");
-    assert!(fs::read(&large).is_err());
-    let stats = mounted.unmount();
-    assert!(
-        stats["engine"]["failed_reads"].as_u64().unwrap() > 0,
-        "{stats}"
-    );
-    fs::write(&windows, &good).unwrap();
-    let _ = fs::remove_dir_all(pipeline.path("store"));
-    let mounted = pipeline.mount(&image, &options).unwrap();
-    assert_same(&compare(&unpacked, mounted.path()));
-    drop(mounted.unmount());
+    for gone in [false, true] {
+        let _ = fs::remove_dir_all(pipeline.path("store"));
+        if !gone {
+            fs::write(&windows, vec![7; good.len()]).unwrap();
+        }
+        let mounted = pipeline.mount(&image, &options).unwrap();
+        if gone {
+            fs::remove_file(&windows).unwrap();
+        }
+        assert_same(&compare(&unpacked, mounted.path()));
+        let stats = mounted.unmount();
+        assert_eq!(stats["engine"]["failed_reads"], 0, "{stats}");
+        assert_eq!(stats["engine"]["mismatches"], 0, "{stats}");
+        fs::write(&windows, &good).unwrap();
+    }
+    assert_lazy(read_little(&pipeline, &image, "store", &options));
+}
+
+/// A mount in the foreground, whose log is read.
+struct Foreground {
+    child: std::process::Child,
+    log: std::io::Lines<BufReader<std::process::ChildStderr>>,
+}
+
+impl Foreground {
+    /// Mounts with the log of what happens.
+    fn mount(home: &Path, words: &[&str]) -> Self {
+        let mut child = command(home, words)
+            .arg("-v")
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, log }
+    }
+
+    /// Reads the log up to a line that has this.
+    fn says(&mut self, what: &str) -> String {
+        let mut all = String::new();
+        for line in &mut self.log {
+            let line = line.unwrap();
+            if line.contains(what) {
+                return line;
+            }
+            all += &line;
+            all.push('\n');
+        }
+        panic!("{what}: {all}")
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
+        let _gone = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _status = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_the_policy_only_puts_up_with_is_held_against_the_layer() {
+    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+        println!("skipped: mounting needs root and /dev/fuse");
+        return;
+    }
+    let (home, registry) = (tempfile::tempdir().unwrap(), FakeRegistry::start().await);
+    let policy = home.path().join("policy.json");
+    let text = r#"{"default": [{"type": "insecureAcceptAnything"},
+                               {"type": "nacreAllowUnsignedLayerIndex"}]}"#;
+    fs::write(&policy, text).unwrap();
+    let policy = policy.display().to_string();
+    let store = home.path().join("store").display().to_string();
+    let content = words(3 << 20, 1);
+    let truth = toy::gzipped(&[("large", &content), ("small", b"small")]);
+    let image = toy::put(&registry, "app", std::slice::from_ref(&truth));
+    let made = run(
+        home.path(),
+        [
+            "--json",
+            "image",
+            "index",
+            &image.reference,
+            "--policy",
+            &policy,
+        ],
+    )
+    .json();
+    // The same blob in an image that claims it to be another: the index, which is the blob's, is
+    // attached to that, too.
+    let lie = ToyLayer {
+        diff_id: nacre::oci::Digest::sha256(b"another"),
+        ..truth.clone()
+    };
+    let (config, manifest) = toy::documents(&[lie]);
+    registry.put_blob("app", config);
+    let kind = nacre::oci::media_type::OCI_MANIFEST;
+    let lying = registry.put_manifest("app", "lie", kind, manifest);
+    let location = format!("/v2/app/manifests/{}", made["index"].as_str().unwrap());
+    let url = format!("http://{}{location}", registry.host());
+    let index = reqwest::get(url).await.unwrap().text().await.unwrap();
+    let mut index: Value = serde_json::from_str(&index).unwrap();
+    index["subject"] = serde_json::to_value(&lying).unwrap();
+    registry.put_manifest("app", "of-lie", kind, index.to_string());
+
+    let directory = home.path().join("mnt");
+    fs::create_dir(&directory).unwrap();
+    let place = directory.display().to_string();
+    for (tag, said) in [
+        ("1", "confirmed"),
+        ("lie", "layer is not what its image claims"),
+    ] {
+        let reference = registry.reference("app", tag);
+        let mut mount = Foreground::mount(
+            home.path(),
+            &[
+                "mount",
+                &reference,
+                &place,
+                "--policy",
+                &policy,
+                "--store",
+                &store,
+                "--store-mib",
+                "0",
+                "--confirm-after",
+                "0",
+            ],
+        );
+        mount.says(said);
+        let large = fs::read(directory.join("large"));
+        match tag {
+            "1" => assert!(large.unwrap() == content),
+            _ => assert!(large.is_err()),
+        }
+    }
 }
 
 #[test]

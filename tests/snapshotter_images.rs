@@ -20,8 +20,9 @@ use nacre::{
     engine::BackgroundConfig,
     index::write::Format,
     oci::{Descriptor, Digest, Platform, media_type},
+    open::IndexKind,
     snapshotter::{
-        images::{Confirm, Images, ImagesConfig},
+        images::{Confirm, Images, ImagesConfig, Ordinary},
         lazy::{Evidence, LazyImages, Verdict},
     },
     trust::{AuditLog, TagHistory, Watch},
@@ -52,6 +53,15 @@ async fn evidence(images: &Images, image: &ToyImage, number: usize) -> Evidence 
         Verdict::Lazy(evidence) => evidence,
         Verdict::Unpack { why } => panic!("not lazy: {why}"),
     }
+}
+
+/// Images whose ordinary layers containerd unpacks.
+fn unpacking(node: &Node) -> Images {
+    let config = ImagesConfig {
+        ordinary: Ordinary::Unpack,
+        ..node.config()
+    };
+    Images::new(config).unwrap()
 }
 
 async fn why_unpacked(images: &Images, image: &ToyImage, number: usize) -> String {
@@ -255,10 +265,13 @@ async fn above_an_unpacked_layer_all_are_unpacked() {
     let (node, registry) = (Node::new(), FakeRegistry::start().await);
     let plain = ordinary(&[("plain", b"plain")]);
     let image = signed(&node, &registry, "app", &[base(), plain, top()]).await;
-    let images = node.images();
+    let images = unpacking(&node);
     let found = evidence(&images, &image, 0).await;
     let why = why_unpacked(&images, &image, 1).await;
-    assert!(why.contains("no index"), "{why}");
+    assert!(
+        why.contains("no index") && why.contains("snapshotter.ordinary"),
+        "{why}"
+    );
     let why = why_unpacked(&images, &image, 2).await;
     assert!(why.contains("above one that is unpacked"), "{why}");
     let lower = images.lower(&found).await.unwrap();
@@ -280,7 +293,7 @@ async fn ordinary_layers_are_lazy_by_an_attached_index_that_is_signed() {
     let made = run(home.path(), words).json();
     let index: Digest = made["index"].as_str().unwrap().parse().unwrap();
     // Nobody vouches for it.
-    let images = node.images();
+    let images = unpacking(&node);
     let why = why_unpacked(&images, &image, 1).await;
     assert!(why.contains("no index"), "{why}");
     images.settled().await;
@@ -311,6 +324,279 @@ async fn ordinary_layers_are_lazy_by_an_attached_index_that_is_signed() {
     let images = node.images();
     let lower = images.lower(&found).await.unwrap();
     assert_eq!(node.front_end.names(&lower), ["base", "low", "plain"]);
+}
+
+/// Bytes that the registry was asked for of a blob: of ranges, and how often of all of it.
+fn ranges_and_wholes(registry: &FakeRegistry, digest: &Digest) -> (usize, usize) {
+    let digest = digest.to_string();
+    let seen = registry.requests();
+    let of_blob = seen
+        .iter()
+        .filter(|it| it.line.starts_with("GET") && it.line.contains(&digest));
+    let (ranges, wholes): (Vec<_>, Vec<_>) = of_blob.partition(|it| it.range.is_some());
+    (ranges.len(), wholes.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ordinary_layers_are_read_whole_once_and_lazily_from_then_on() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    // Whoever signed it, or nobody: the DiffID tells.
+    node.policy("insecureAcceptAnything");
+    let large: Vec<u8> = (0..3_000_000_u32)
+        .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
+    let lower = gzipped(&[("large", &large), ("small", &[b's'; 5000])]);
+    let image = put(&registry, "app", &[lower, gzipped(&[("top", b"top")])]);
+    let blob = &image.layers[0].descriptor.digest;
+    let images = node.images();
+    let found = evidence(&images, &image, 0).await;
+    assert_eq!(found.index, None);
+    let top = evidence(&images, &image, 1).await;
+    let lower = images.lower(&top).await.unwrap();
+    assert_eq!(node.front_end.names(&lower), ["large", "small", "top"]);
+    assert_eq!(node.front_end.read(&lower, "large").unwrap(), large);
+    images.settled().await;
+    assert_eq!(ranges_and_wholes(&registry, blob), (0, 1));
+    assert_eq!(
+        images.snapshot().confirmed,
+        0,
+        "there was nothing to confirm"
+    );
+    let report = &images.images()[0];
+    assert_eq!(report.indexes, [IndexKind::Kept; 2]);
+    assert_eq!(images.mounts()[0].indexes, [IndexKind::Kept; 2]);
+    assert!(images.mounts()[0].fetched >= image.layers[0].descriptor.size);
+    drop(images);
+    // A layer is not kept as a document besides.
+    for file in files(&node.path("state")) {
+        assert!(
+            file.metadata().unwrap().len() < 100_000,
+            "{}",
+            file.display()
+        );
+    }
+
+    // The chunks are gone, the index is not.
+    for file in files(&node.path("store")) {
+        fs::remove_file(file).unwrap();
+    }
+    registry.forget_requests();
+    let images = node.images();
+    let again = evidence(&images, &image, 1).await;
+    assert_eq!(again, top);
+    let lower = images.lower(&again).await.unwrap();
+    assert_eq!(
+        node.front_end.read(&lower, "small").unwrap(),
+        [b's'; 5000][..]
+    );
+    let (ranges, wholes) = ranges_and_wholes(&registry, blob);
+    assert!(ranges > 0 && wholes == 0, "{:#?}", registry.lines());
+    // Nor is it needed any more while the image is mounted.
+    for file in files(&node.path("indexes")) {
+        fs::remove_file(file).unwrap();
+    }
+    assert_eq!(node.front_end.read(&lower, "large").unwrap(), large);
+    assert_eq!(ranges_and_wholes(&registry, blob).1, 0);
+    drop(images);
+
+    // Without it the layer is read whole again, and whoever was there before stays lazy, although
+    // others are unpacked now.
+    let images = unpacking(&node);
+    let lower = images.lower(&top).await.unwrap();
+    assert_eq!(node.front_end.read(&lower, "top").unwrap(), b"top"[..]);
+    assert_eq!(ranges_and_wholes(&registry, blob).1, 1);
+    let other = put(&registry, "other", &[gzipped(&[("other", b"other")])]);
+    let why = why_unpacked(&images, &other, 0).await;
+    assert!(why.contains("snapshotter.ordinary"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordinary_layer_that_is_not_what_its_image_claims_is_refused() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let mut evil = gzipped(&[("base", b"evil")]);
+    evil.diff_id = base().diff_id;
+    let image = signed(&node, &registry, "evil", &[evil]).await;
+    let images = node.images();
+    let error = images.layer(&image.request(0)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+    assert!(error.to_string().contains("its image claims"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_no_index_can_describe_is_unpacked() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    // One zstd frame of more than 64 MiB cannot be entered.
+    let tar = support::toy::tar(&[("large", &vec![0; 70 << 20])]);
+    let blob = zstd::bulk::compress(&tar, 1).unwrap();
+    let large = ToyLayer {
+        descriptor: Descriptor::of("application/vnd.oci.image.layer.v1.tar+zstd", &blob),
+        blob: blob.into(),
+        diff_id: Digest::sha256(&tar),
+    };
+    let small = gzipped(&[("small", b"small")]);
+    let image = signed(
+        &node,
+        &registry,
+        "app",
+        &[base(), small.clone(), large, small],
+    )
+    .await;
+    let images = node.images();
+    let found = evidence(&images, &image, 1).await;
+    let why = why_unpacked(&images, &image, 2).await;
+    assert!(why.contains("cannot be read in parts"), "{why}");
+    let why = why_unpacked(&images, &image, 3).await;
+    assert!(why.contains("above one that is unpacked"), "{why}");
+    let lower = images.lower(&found).await.unwrap();
+    assert_eq!(node.front_end.names(&lower), ["base", "low", "small"]);
+}
+
+/// A layer of which SOCI made an index, and that zTOC.
+fn soci_layer() -> (ToyLayer, Vec<u8>) {
+    let data = |name: &str| {
+        let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/index");
+        fs::read(std::path::Path::new(data).join(name)).unwrap()
+    };
+    let blob = data("layer.tar.gz");
+    let mut tar = Vec::new();
+    let mut decoder = flate2::read::MultiGzDecoder::new(&blob[..]);
+    std::io::Read::read_to_end(&mut decoder, &mut tar).unwrap();
+    let layer = ToyLayer {
+        descriptor: Descriptor::of(media_type::OCI_LAYER_GZIP, &blob),
+        blob: blob.into(),
+        diff_id: Digest::sha256(&tar),
+    };
+    (layer, data("layer.ztoc"))
+}
+
+/// Puts SOCI's index of an image's lowest layer; of version 1 it refers to the image.
+fn put_soci(
+    registry: &FakeRegistry,
+    name: &str,
+    layer: &Digest,
+    of: Option<&Descriptor>,
+) -> Digest {
+    let (_, ztoc) = soci_layer();
+    let version = if of.is_some() { "v1" } else { "v2" };
+    let mut ztoc = serde_json::to_value(registry.put_blob(name, ztoc)).unwrap();
+    ztoc["annotations"] =
+        serde_json::json!({ "com.amazon.soci.image-layer-digest": layer.to_string() });
+    let mut config = serde_json::to_value(registry.put_blob(name, "{}")).unwrap();
+    config["mediaType"] = format!("application/vnd.amazon.soci.index.{version}+json").into();
+    let mut index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST,
+        "config": config, "layers": [ztoc],
+    });
+    if let Some(subject) = of {
+        index["subject"] = serde_json::to_value(subject).unwrap();
+    }
+    let kind = media_type::OCI_MANIFEST;
+    let put = registry.put_manifest(name, &format!("soci-{version}"), kind, index.to_string());
+    put.digest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn socis_index_makes_layers_lazy_and_is_confirmed() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let (layer, _) = soci_layer();
+    let (blob, size) = (layer.descriptor.digest.clone(), layer.descriptor.size);
+    let whole = |registry: &FakeRegistry| ranges_and_wholes(registry, &blob).1;
+    // Version 2, which the manifest names.
+    let mut image = put(&registry, "app", std::slice::from_ref(&layer));
+    let index = put_soci(&registry, "app", &blob, None);
+    let (_, manifest) = support::toy::documents(std::slice::from_ref(&layer));
+    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    manifest["annotations"] =
+        serde_json::json!({ "com.amazon.soci.index-digest": index.to_string() });
+    let kind = media_type::OCI_MANIFEST;
+    image.manifest = registry.put_manifest("app", "1", kind, manifest.to_string());
+    node.sign(&image.reference, &image.manifest.digest).await;
+    let gated = Arc::new(Gated::default());
+    let config = ImagesConfig {
+        repositories: Arc::clone(&gated) as _,
+        ..node.config()
+    };
+    let images = Images::new(config).unwrap();
+    let found = evidence(&images, &image, 0).await;
+    assert_eq!(found.index, Some(index));
+    assert_eq!(images.images()[0].indexes, [IndexKind::Soci]);
+    let lower = images.lower(&found).await.unwrap();
+    let hello = node.front_end.read(&lower, "etc/hello").unwrap();
+    assert_eq!(hello.len(), 12);
+    assert_eq!(
+        node.front_end.read(&lower, "usr/noise").unwrap().len(),
+        9000
+    );
+    assert_eq!(whole(&registry), 0, "{:#?}", registry.lines());
+    gated.open_gate();
+    images.settled().await;
+    let snapshot = images.snapshot();
+    assert_eq!((snapshot.confirmed, snapshot.poisoned), (1, 0));
+    drop(images);
+    // After a restart it still is.
+    let images = node.images();
+    let lower = images.lower(&found).await.unwrap();
+    assert_eq!(node.front_end.read(&lower, "etc/hello").unwrap(), hello);
+    drop(images);
+
+    // Version 1 is anybody's word, unless the policy puts up with that.
+    let image = signed(&node, &registry, "first", std::slice::from_ref(&layer)).await;
+    let index = put_soci(&registry, "first", &blob, Some(&image.manifest));
+    let images = node.images();
+    let found = evidence(&images, &image, 0).await;
+    assert_eq!(found.index, None, "made here");
+    images.lower(&found).await.unwrap();
+    assert_eq!(images.images()[0].indexes, [IndexKind::Kept]);
+    drop(images);
+    let signed_by = serde_json::json!({
+        "type": "sigstoreSigned", "keyPath": node.path("key.pub"),
+        "signedIdentity": { "type": "matchRepository" },
+    });
+    let allowed = serde_json::json!({ "type": "nacreAllowUnsignedLayerIndex" });
+    let policy = serde_json::json!({ "default": [signed_by, allowed] });
+    fs::write(node.path("policy.json"), policy.to_string()).unwrap();
+    let images = node.images();
+    let found = evidence(&images, &image, 0).await;
+    assert_eq!(found.index, Some(index));
+    let lower = images.lower(&found).await.unwrap();
+    assert_eq!(node.front_end.read(&lower, "etc/hello").unwrap(), hello);
+    images.settled().await;
+    assert_eq!(images.snapshot().poisoned, 0);
+    assert!(size > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_soci_that_lies_is_found_and_then_passed_over() {
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    let (layer, _) = soci_layer();
+    // The same blob under the DiffID of another: the index is of it, and says nothing of that.
+    let lie = ToyLayer {
+        diff_id: base().diff_id,
+        ..layer.clone()
+    };
+    let mut image = put(&registry, "lie", std::slice::from_ref(&lie));
+    let index = put_soci(&registry, "lie", &layer.descriptor.digest, None);
+    let (_, manifest) = support::toy::documents(std::slice::from_ref(&lie));
+    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    manifest["annotations"] =
+        serde_json::json!({ "com.amazon.soci.index-digest": index.to_string() });
+    let kind = media_type::OCI_MANIFEST;
+    image.manifest = registry.put_manifest("lie", "1", kind, manifest.to_string());
+    node.sign(&image.reference, &image.manifest.digest).await;
+    let images = node.images();
+    let found = evidence(&images, &image, 0).await;
+    let lower = images.lower(&found).await;
+    images.settled().await;
+    assert_eq!(images.snapshot().poisoned, 1);
+    if let Ok(lower) = lower {
+        let error = node.front_end.read(&lower, "etc/hello").unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+    }
+    drop(images);
+    // Then it is read whole, and refused for what it is.
+    let images = node.images();
+    let error = images.layer(&image.request(0)).await.unwrap_err();
+    assert!(error.to_string().contains("its image claims"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -773,6 +1059,58 @@ async fn an_encrypted_layer_without_an_index_is_read_whole_once() {
             .any(|it| it == [b's'; 64] || it == [b'l'; 64]);
         assert!(!plain, "{}", file.display());
     }
+}
+
+/// skopeo compresses a layer that is not, encrypts that, and wraps the digest of what it was before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_skopeo_compressed_before_it_encrypted_it_is_read_and_decrypted() {
+    if Command::new("skopeo").arg("--version").output().is_err() {
+        println!("skipped: skopeo is not installed (scripts/install-peers)");
+        return;
+    }
+    let (node, registry) = (Node::new(), FakeRegistry::start().await);
+    node.policy("insecureAcceptAnything");
+    let (private, public) = (node.path("layer.pem"), node.path("layer.pub"));
+    let path = |it: &std::path::Path| it.to_str().unwrap().to_owned();
+    tool("openssl", ["genrsa", "-out", &path(&private), "2048"]);
+    let input = ["rsa", "-in", &path(&private), "-pubout", "-out"];
+    tool("openssl", input.iter().copied().chain([&*path(&public)]));
+    let tar = ordinary(&[("large", &[b'l'; 300_000]), ("small", b"small")]);
+    let image = encrypted(&node, &registry, &public, tar.clone());
+    let layer = &image.layers[0];
+    assert!(
+        layer.descriptor.media_type.ends_with("tar+gzip+encrypted"),
+        "{}",
+        layer.descriptor.media_type
+    );
+    assert_eq!(layer.diff_id, tar.descriptor.digest);
+    let mut config = node.config();
+    config.keys.add_decryption_key(&path(&private)).unwrap();
+    let images = Images::new(config).unwrap();
+    let lower = images.lower(&evidence(&images, &image, 0).await).await;
+    let lower = lower.unwrap();
+    assert_eq!(node.front_end.read(&lower, "small").unwrap(), b"small"[..]);
+
+    // Decrypted it has the digest that it has, even where a blob of the other is.
+    registry.put_blob("secret", tar.blob.clone());
+    let plain = registry.reference("secret", "plain");
+    let words = [
+        "--json",
+        "image",
+        "decrypt",
+        &image.reference,
+        &plain,
+        "--decryption-key",
+        &path(&private),
+    ];
+    let made = run(node.directory.path(), words).json();
+    let digest: Digest = made["layers"][0]["to"].as_str().unwrap().parse().unwrap();
+    assert_ne!(digest, tar.descriptor.digest);
+    let blob = registry.blob("secret", &digest).unwrap();
+    let mut decoded = Vec::new();
+    let mut decoder = flate2::read::GzDecoder::new(&blob[..]);
+    std::io::Read::read_to_end(&mut decoder, &mut decoded).unwrap();
+    assert!(decoded == tar.blob);
 }
 
 /// An image of one layer, encrypted by skopeo.

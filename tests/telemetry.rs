@@ -438,6 +438,7 @@ async fn a_container_reads(
         (&mount["alive"], &mount["poisoned"]),
         (&Value::Bool(true), &Value::Null)
     );
+    assert_eq!(mount["indexes"], serde_json::json!(["estargz", "estargz"]));
     for field in [
         "reads",
         "read_bytes",

@@ -186,8 +186,8 @@ nerd() {
 # Lines of nacre's log that have TEXT.
 logged() { grep -c -- "$1" "$here/nacre.log" || true; }
 
-# Lower directories, by whichever front end.
-image_mounts() { mounts_below "$here/nacre/images"; }
+# Lower directories, by whichever front end; but that of the pods' sandboxes.
+image_mounts() { mounts_below "$here/nacre/images" | grep -v "$(cat "$work/pause.digest")" || true; }
 
 # layer_digest REPOSITORY:TAG NUMBER
 layer_digest() {

@@ -139,6 +139,8 @@ make_images() {
   umoci config --image "$images/pause:latest" --clear=config.cmd --config.entrypoint /bin/sleep \
     --config.cmd 1000000
   push pause open/pause:1
+  skopeo inspect --raw --tls-verify=false "docker://$registry/open/pause:1" | sha256sum |
+    cut -c 1-64 >"$work/pause.digest"
 
   layers ordinary "$work/base.tar" "$work/one.tar"
   push ordinary open/ordinary:1

@@ -62,7 +62,8 @@ scenario_user_namespace() {
 # What an active snapshot and a lazy layer take, as containerd asks for it.
 scenario_usage() {
   local layer size chain
-  start
+  # What is here before it is read would be all of it otherwise.
+  complete=false start
   pull signed/plain:1
   size=$(skopeo inspect --raw --tls-verify=false "docker://$registry/signed/plain:1" |
     jq '.layers[0].size')

@@ -49,12 +49,16 @@ write_policy() {
   mv "$here/policy.json.new" "$here/policy.json"
 }
 
-# `confirm`, `confirm_after` and `layer_key` may be set around this.
+# `complete`, `confirm`, `confirm_after`, `ordinary` and `layer_key` may be set around this.
 configure_nacre() {
   [ -e "$here/policy.json" ] || write_policy signer
   cat >"$here/nacre.toml" <<TOML
 root = "$here/nacre"
 socket = "$here/nacre.sock"
+[snapshotter]
+ordinary = "${ordinary-lazy}"
+[fetch]
+complete = ${complete-true}
 [trust]
 policy = "$here/policy.json"
 confirm = "${confirm-trusted}"

@@ -408,6 +408,14 @@ impl StoreArgs {
         }
     }
 
+    /// The store of this directory, or the usual one.
+    pub(super) fn at(store: Option<PathBuf>) -> Self {
+        Self {
+            store,
+            ..Self::none()
+        }
+    }
+
     /// Chunks stay in memory: for those who read much of an image once.
     pub(super) fn in_memory() -> Self {
         Self {
@@ -442,7 +450,7 @@ impl StoreArgs {
         store.flatten().into_iter().chain(others).collect()
     }
 
-    fn index_directory(&self) -> Result<PathBuf> {
+    pub(super) fn index_directory(&self) -> Result<PathBuf> {
         Ok(match &self.store {
             Some(directory) => directory.join("indexes"),
             None => self.directory()?.with_file_name("indexes"),

@@ -1,17 +1,17 @@
 //! `nacre inspect`: what an image is, before anybody trusts it.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::PathBuf};
 
 use clap::Args;
 
 use super::{
-    args::{RegistryArgs, parse_reference},
+    args::{RegistryArgs, StoreArgs, parse_reference},
     output::{Output, bytes},
 };
 use crate::{
     error::Result,
     oci::Reference,
-    open::{self, ImageReport},
+    open::{self, ImageReport, IndexFrom},
 };
 
 /// Options of `nacre inspect`.
@@ -20,6 +20,9 @@ pub(super) struct Inspect {
     /// What to inspect: registry/repository[:tag][@digest] or oci:DIRECTORY[:TAG].
     #[arg(value_parser = parse_reference)]
     reference: Reference,
+    /// Directory of the chunk store whose kept indexes are looked at [default: that of nacre mount].
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
     #[command(flatten)]
     registry: RegistryArgs,
 }
@@ -29,7 +32,10 @@ pub(super) struct Inspect {
 impl Inspect {
     pub(super) async fn run(self, output: &Output) -> Result<()> {
         let (repository, location) = self.registry.access()?.open(&self.reference).await?;
-        let report = open::inspect(&*repository, &location, &self.registry.platform()?).await?;
+        // Without a home there is no store.
+        let kept = StoreArgs::at(self.store.clone()).index_directory().ok();
+        let platform = self.registry.platform()?;
+        let report = open::inspect(&*repository, &location, &platform, kept.as_deref()).await?;
         output.result(&report, || text(&self.reference, &report))
     }
 }
@@ -60,7 +66,14 @@ fn text(reference: &Reference, report: &ImageReport) -> String {
         }
         match (&layer.index, &layer.why_not) {
             (_, Some(why)) => line("", &format!("not lazy: {why}")),
-            (Some(index), None) => line("", &format!("lazy: {index}")),
+            (Some(index), None) => {
+                let from = match layer.index_from {
+                    Some(IndexFrom::Node) => " by this node",
+                    Some(IndexFrom::Referrer) => ", attached: if who has to signs it, too",
+                    Some(IndexFrom::Manifest) | None => "",
+                };
+                line("", &format!("lazy: {index}{from}"));
+            }
             (None, None) => line("", "lazy"),
         }
     }

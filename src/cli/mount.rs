@@ -17,14 +17,18 @@ use super::{
     runtime,
 };
 use crate::{
-    engine::{Background, BackgroundConfig, EngineSnapshot, FollowConfig, ReadFile},
+    engine::{
+        Background, BackgroundConfig, EngineSnapshot, FollowConfig, ReadFile, Switch, Switched,
+    },
     error::{Error, Result},
     mount::{self, FrontEnd, MountOptions, Mounted, StopSignals, UmountOptions, daemon},
-    open::OpenImage,
+    open::{IndexKind, OpenImage, Unconfirmed},
     source::TrafficSnapshot,
     store::StoreSnapshot,
 };
 
+/// Between attempts to confirm a layer.
+const AGAIN: Duration = Duration::from_secs(60);
 /// The option that a daemon finds in place of `--daemon`.
 const DAEMON_CHILD: &str = "--daemon-child";
 
@@ -58,6 +62,13 @@ pub(super) struct Mount {
     /// Fetch the rest of the image into the store once it is mounted, while nobody waits for anything.
     #[arg(long)]
     complete: bool,
+    /// How long after the mount layers are read whole whose index nobody vouches for
+    /// (nacreAllowUnsignedLayerIndex), to hold them against their DiffID.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    confirm_after: u64,
+    /// How fast, in KiB a second; 0: no limit.
+    #[arg(long, value_name = "KIB", default_value_t = 8192)]
+    confirm_kib_per_second: u64,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -83,6 +94,8 @@ struct Ready<'a> {
     class: String,
     directory: &'a Path,
     front_end: FrontEnd,
+    /// What each layer was opened by, the lowest first.
+    indexes: &'a [IndexKind],
     inodes: usize,
     image_bytes: u64,
     traffic: TrafficSnapshot,
@@ -157,12 +170,16 @@ impl Mount {
         let report =
             signal(SignalKind::user_defined1()).map_err(|e| Error::io("signal handler", e))?;
         let follow = (!self.no_profile).then_some(FollowConfig::RECOMMENDED);
-        let image = self.image.open(&self.store, follow).await?;
+        let mut image = self.image.open(&self.store, follow).await?;
         let options = MountOptions {
             read_ahead_kib: self.read_ahead_kib,
             ..MountOptions::new(self.image.reference.to_string())
         };
-        let reader = Arc::clone(&image.engine) as Arc<dyn ReadFile>;
+        let switch = Switch::default();
+        let reader: Arc<dyn ReadFile> = Arc::new(Switched {
+            engine: Arc::clone(&image.engine),
+            switch: switch.clone(),
+        });
         let mounted = mount::mount_by(
             self.front_end,
             Arc::clone(&image.tree),
@@ -179,6 +196,11 @@ impl Mount {
         if let (None, Some(read_ahead)) = (self.read_ahead_kib, mounted.read_ahead()) {
             tokio::spawn(read_ahead.clone().narrow_for_start(image.engine.followed()));
         }
+        for layer in image.unconfirmed.drain(..) {
+            let after = Duration::from_secs(self.confirm_after);
+            let rate = self.confirm_kib_per_second.saturating_mul(1024);
+            tokio::spawn(confirm(layer, after, rate, switch.clone()));
+        }
         Ok(Serving {
             image,
             mounted,
@@ -186,6 +208,41 @@ impl Mount {
             report,
             seconds: started.elapsed().as_secs_f64(),
         })
+    }
+}
+
+/// Holds a layer against its DiffID, again and again until that can be done; if it is something else, all
+/// reads fail from then on.
+async fn confirm(layer: Unconfirmed, after: Duration, rate: u64, switch: Switch) {
+    tokio::time::sleep(after).await;
+    let layer_digest = layer.digest();
+    loop {
+        match layer.difference(rate).await {
+            Ok(None) => {
+                tracing::info!(event = "layer_confirmed", layer = %layer_digest, "confirmed");
+                return;
+            }
+            Ok(Some(why)) => {
+                switch.poison(&why);
+                tracing::error!(
+                    event = "layer_poisoned",
+                    layer = %layer_digest,
+                    why,
+                    "layer is not what its image claims; reads fail from now on"
+                );
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(
+                    event = "layer_not_confirmed",
+                    layer = %layer_digest,
+                    kind = error.kind().as_str(),
+                    %error,
+                    "not confirmed; tried again"
+                );
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
     }
 }
 
@@ -209,13 +266,14 @@ struct Serving {
 // === impl Serving ===
 
 impl Serving {
-    fn ready<'a>(&self, mount: &'a Mount) -> Ready<'a> {
+    fn ready<'a>(&'a self, mount: &'a Mount) -> Ready<'a> {
         Ready {
             reference: mount.image.reference.to_string(),
             manifest: self.image.grant.manifest_digest().to_string(),
             class: self.image.grant.class().to_string(),
             directory: &mount.directory,
             front_end: self.mounted.front_end(),
+            indexes: &self.image.indexes,
             inodes: self.image.tree.inode_count(),
             image_bytes: self.image.blob_bytes(),
             traffic: self.image.traffic.snapshot(),
@@ -226,10 +284,11 @@ impl Serving {
     fn text(&self, mount: &Mount) -> String {
         let ready = self.ready(mount);
         format!(
-            "{}\nmounted on {} ({}) in {:.3} s: {} inodes, {} of {} fetched in {} requests",
+            "{}\nmounted on {} ({}, {}) in {:.3} s: {} inodes, {} of {} fetched in {} requests",
             self.image.grant,
             ready.directory.display(),
             ready.front_end,
+            IndexKind::summary(ready.indexes),
             ready.seconds,
             ready.inodes,
             bytes(ready.traffic.bytes),

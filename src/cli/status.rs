@@ -12,6 +12,7 @@ use super::{
 use crate::{
     config::Config,
     error::{Error, Result},
+    open::IndexKind,
     telemetry::{
         ask,
         status::{Adopting, Keys, Lazy, Mount, Policy, Registry, Status as Report, StoreUse},
@@ -218,6 +219,7 @@ fn mounts(mounts: &[Mount]) -> Vec<String> {
                 short(&it.manifest),
                 it.class.clone(),
                 format!("{}/{}", it.layers, it.of_layers),
+                IndexKind::summary(&it.indexes),
                 it.snapshots.to_string(),
                 it.containers.to_string(),
                 format!("{} of {}", bytes(it.fetched_bytes), bytes(it.bytes)),
@@ -238,6 +240,7 @@ fn mounts(mounts: &[Mount]) -> Vec<String> {
         "MANIFEST",
         "CLASS",
         "LAYERS",
+        "INDEX",
         "SNAPSHOTS",
         "CONTAINERS",
         "FETCHED",
@@ -299,12 +302,14 @@ fn images(lazy: &Lazy) -> Vec<String> {
                 short(&it.manifest),
                 it.class.clone(),
                 format!("{}/{}", it.lazy, it.layers),
+                IndexKind::summary(&it.indexes),
                 bytes(it.bytes),
                 it.rule.clone(),
             ]
         })
         .collect();
-    table::lines(["OPEN", "MANIFEST", "CLASS", "LAZY", "SIZE", "RULE"], &rows)
+    let head = ["OPEN", "MANIFEST", "CLASS", "LAZY", "INDEX", "SIZE", "RULE"];
+    table::lines(head, &rows)
 }
 
 fn registries(registries: &[Registry]) -> Vec<String> {

@@ -80,13 +80,7 @@ impl Checkpoint {
     /// # Errors
     /// `Internal` if the window cannot be packed.
     pub fn new(offset: u64, bits: u8, plain: u64, window: &[u8]) -> Result<Self> {
-        let window = &window[window.len().saturating_sub(WINDOW)..];
-        let packed = match window {
-            [] => Vec::new(),
-            window => zstd::bulk::compress(window, WINDOW_LEVEL)
-                .map_err(|e| Error::internal("window of a checkpoint").with_source(e))?,
-        };
-        Ok(Self::packed(offset, bits, plain, packed.into()))
+        Ok(Self::packed(offset, bits, plain, pack(window)?))
     }
 
     /// A checkpoint whose window is packed already, as [`packed_window`](Self::packed_window) gave
@@ -118,6 +112,17 @@ impl Checkpoint {
         let _here = self.window.set(window);
     }
 
+    /// Brings the window; of `window` the last 32 KiB count.
+    ///
+    /// # Errors
+    /// `Internal` if it cannot be packed.
+    pub fn bring_plain(&self, window: &[u8]) -> Result<()> {
+        if self.window.get().is_none() {
+            self.bring(pack(window)?);
+        }
+        Ok(())
+    }
+
     /// The window as one zstd frame; empty if there is none, or if it is somewhere else.
     #[must_use]
     pub fn packed_window(&self) -> &[u8] {
@@ -145,6 +150,16 @@ impl Checkpoint {
     }
 }
 
+fn pack(window: &[u8]) -> Result<Box<[u8]>> {
+    let window = &window[window.len().saturating_sub(WINDOW)..];
+    if window.is_empty() {
+        return Ok(Box::default());
+    }
+    zstd::bulk::compress(window, WINDOW_LEVEL)
+        .map(Into::into)
+        .map_err(|e| Error::internal("window of a checkpoint").with_source(e))
+}
+
 // === impl Elsewhere ===
 
 impl From<Option<Arc<dyn WindowSource>>> for Elsewhere {
@@ -169,10 +184,23 @@ impl Checkpoints {
     /// # Errors
     /// As [`WindowSource::bring`].
     pub async fn bring(&self, runs: &[u32]) -> Result<()> {
-        match &self.windows.0 {
-            Some(source) => source.bring(self, runs).await,
-            None => Ok(()),
+        let Some(source) = &self.windows.0 else {
+            return Ok(());
+        };
+        let missing = runs.iter().filter(|run| !self.has_window(**run as usize));
+        let missing: Vec<u32> = missing.copied().collect();
+        match missing.is_empty() {
+            true => Ok(()),
+            false => source.bring(self, &missing).await,
         }
+    }
+
+    /// Whether the window of the run of this number is here, or none is needed.
+    #[must_use]
+    pub fn has_window(&self, run: usize) -> bool {
+        self.list
+            .get(run)
+            .is_some_and(|it| it.window.get().is_some())
     }
 
     /// The bytes of the plain blob that the run of this number is in; the last one ends with the

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::{Config, ConfirmConfig};
+use super::{Config, ConfirmConfig, OrdinaryConfig};
 use crate::{
     engine::{BackgroundConfig, EngineConfig, FollowConfig},
     error::{Error, Kind, Result},
@@ -12,7 +12,7 @@ use crate::{
     resource::{Kept, ResourceConfig, Resources},
     snapshotter::{
         Options as SnapshotterOptions,
-        images::{Confirm, FrontEnds, ImagesConfig, PolicySource},
+        images::{Confirm, FrontEnds, ImagesConfig, Ordinary, PolicySource},
     },
     source::{
         Access,
@@ -140,6 +140,10 @@ impl Config {
             platform: self.platform()?,
             insecure_plaintext_store: self.store.insecure_plaintext_store,
             min_lazy_bytes: self.snapshotter.min_lazy_kib.saturating_mul(1024),
+            ordinary: match self.snapshotter.ordinary {
+                OrdinaryConfig::Lazy => Ordinary::Lazy,
+                OrdinaryConfig::Unpack => Ordinary::Unpack,
+            },
             confirm: match trust.confirm {
                 ConfirmConfig::Trusted => Confirm::Trusted,
                 ConfirmConfig::Always => Confirm::Always,

@@ -75,6 +75,18 @@ pub struct SnapshotterConfig {
     pub async_remove: bool,
     /// Plain layers below this size are unpacked, if no larger one lies above them.
     pub min_lazy_kib: u64,
+    /// What becomes of plain layers without an index that somebody vouches for.
+    pub ordinary: OrdinaryConfig,
+}
+
+/// What becomes of plain layers without an index that somebody vouches for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrdinaryConfig {
+    /// Read whole once, verified and indexed on the way; lazy from then on.
+    Lazy,
+    /// Unpacked by containerd.
+    Unpack,
 }
 
 /// `[registry]`: how registries are reached.
@@ -391,6 +403,7 @@ impl Default for SnapshotterConfig {
         Self {
             async_remove: true,
             min_lazy_kib: 256,
+            ordinary: OrdinaryConfig::Lazy,
         }
     }
 }

@@ -280,7 +280,7 @@ impl Shared {
         let units: Vec<u32> = arriving.missing().collect();
         let ready = AtomicBool::new(false);
         let windows = async {
-            data.table.checkpoints.bring(&units).await?;
+            self.windows(layer, &units).await?;
             ready.store(true, Ordering::Relaxed);
             Ok(())
         };

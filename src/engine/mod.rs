@@ -17,8 +17,10 @@ mod operation;
 mod pace;
 mod plan;
 mod profile;
+mod recover;
 mod rest;
 mod streams;
+mod switch;
 mod workers;
 
 use std::{
@@ -30,6 +32,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{runtime::Handle, sync::oneshot, task::AbortHandle};
 
+pub(crate) use self::switch::{Switch, Switched};
 pub use self::{
     background::{Background, BackgroundConfig},
     counters::{EngineCounts, EngineSnapshot, Meter, ServedFrom},
@@ -161,6 +164,8 @@ struct Layer {
     /// Digests of chunks that no index gives, by their numbers.
     learnt: Vec<OnceLock<ChunkDigest>>,
     by_unit: ByUnit,
+    /// Windows that cannot be had are made again by one at a time.
+    recovering: tokio::sync::Mutex<()>,
 }
 
 // === impl EngineConfig ===
@@ -203,6 +208,7 @@ impl Engine {
                     true => Vec::new(),
                     false => vec![OnceLock::new(); data.table.chunks.len()],
                 },
+                recovering: tokio::sync::Mutex::default(),
                 data,
             })
             .collect();

@@ -49,6 +49,7 @@ pub async fn copy(
         digest: made.digest,
         media_type: made.media_type,
         layers: reports,
+        indexes: Vec::new(),
     })
 }
 

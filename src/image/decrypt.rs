@@ -1,8 +1,12 @@
 //! Decrypting an image's layers.
 //!
-//! The plain blob is streamed to where it goes; on the way its HMAC is checked, and the digest that
-//! was wrapped with the key. Nothing is stored of a layer that fails, and plaintext goes nowhere but
-//! to the destination.
+//! The plain blob is streamed to where it goes; on the way its HMAC is checked, and its digest where it
+//! goes. Nothing is stored of a layer that fails, and plaintext goes nowhere but to the destination.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
 
 use futures::{StreamExt, future::BoxFuture};
 
@@ -14,10 +18,16 @@ use super::{
 use crate::{
     error::{Error, Result},
     keys::Keyring,
-    oci::{Descriptor, Digest, Hasher, Location, media_type},
+    oci::{
+        Descriptor, Digest, Hasher, ImageConfig, Location, Manifest,
+        media_type::{self, Compression},
+    },
     ocicrypt::{self, DecryptingSource},
-    source::{BlobContent, BlobSource, RepositoryWriter},
+    source::{BlobContent, BlobSource, RepositoryWriter, read_verified},
 };
+
+/// Largest image configuration that is read.
+const MAX_CONFIG: u64 = 8 << 20;
 
 /// Decrypts the image at `from` and stores it at `location` of `to`.
 ///
@@ -31,14 +41,48 @@ pub async fn decrypt(
     keyring: &Keyring,
     progress: &OnProgress,
 ) -> Result<Report> {
-    rewrite(from, to, location, &Decryption(keyring), progress).await
+    let decryption = Decryption {
+        keyring,
+        tars: Mutex::default(),
+    };
+    rewrite(from, to, location, &decryption, progress).await
 }
 
-struct Decryption<'a>(&'a Keyring);
+struct Decryption<'a> {
+    keyring: &'a Keyring,
+    /// Digests of the layers' tars, by the configurations.
+    tars: Mutex<HashSet<Digest>>,
+}
 
 // === impl Decryption ===
 
+impl Decryption<'_> {
+    /// Whether the digest that was wrapped with the key can be that of the plain blob. skopeo wraps that
+    /// of the blob before it compressed or decompressed it on the way.
+    fn is_of_blob(&self, digest: &Digest, compression: Compression) -> bool {
+        let tars = self.tars.lock().unwrap_or_else(PoisonError::into_inner);
+        tars.contains(digest) == (compression == Compression::None)
+    }
+}
+
 impl Layers for Decryption<'_> {
+    fn begin<'a>(
+        &'a self,
+        manifest: &'a Manifest,
+        mover: &'a Mover<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let repository = &*mover.from.repository;
+            let config = read_verified(repository, &manifest.config, MAX_CONFIG).await?;
+            // Of something that is no image, nothing is known.
+            if let Ok(config) = serde_json::from_slice::<ImageConfig>(&config) {
+                let mut tars = self.tars.lock().unwrap_or_else(PoisonError::into_inner);
+                tars.extend(config.rootfs.diff_ids);
+            }
+            Ok(())
+        })
+    }
+
     fn check(&self, layers: &[Descriptor]) -> Result<()> {
         some_encrypted(layers)
     }
@@ -59,11 +103,15 @@ impl Layers for Decryption<'_> {
                     layer.media_type
                 ))
             })?;
-            let key = self.0.unwrap(layer).await?;
+            let compression = media_type::layer_kind(&layer.media_type).map(|it| it.compression);
+            let key = self.keyring.unwrap(layer).await?;
             let plain = DecryptingSource::new(mover.from.repository.blob(layer), &key);
-            let digest = match key.plain_digest() {
+            let wrapped = key.plain_digest().filter(|it| {
+                compression.is_some_and(|compression| self.is_of_blob(it, compression))
+            });
+            let digest = match wrapped {
                 Some(digest) => digest.clone(),
-                // An encryptor need not tell it: read once for the name, and once more for the blob.
+                // Read once for the name, and once more for the blob.
                 None => digest_of(&*plain).await?,
             };
             let mut annotations = layer.annotations.clone();

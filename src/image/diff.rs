@@ -2,7 +2,8 @@
 //!
 //! Both trees come from the layers' indexes: names, attributes and chunk digests, which is all that
 //! is fetched as long as both cut a file into the same chunks. Where they do not, and sizes agree, the
-//! file is read on both sides and compared.
+//! file is read on both sides and compared. Ordinary layers without an index that somebody vouches for
+//! are read whole, and indexed on the way.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::{
     error::{Error, Result},
     index::{Algorithm, Chunk, ChunkTable, Place},
     oci::{Location, Reference},
-    open::{Layer, Opener, open_index},
+    open::{Layer, Opened, Opener, attach},
     source::{Remembered, Repository},
     tree::{Attributes, Child, Ino, Kind, Tree},
     trust::Grant,
@@ -95,13 +96,18 @@ pub async fn view(
 ) -> Result<View> {
     let repository = Remembered::new(Arc::clone(repository));
     let grant = opener.admit(reference, &repository, location).await?;
-    let layers = opener.layers(&grant, &repository).await?;
-    let class = grant.class();
-    let opened = layers.iter().map(|layer| open_index(layer, class));
-    let opened = futures::future::try_join_all(opened).await?;
+    let attached = async { Ok(opener.attached(&grant, &repository).await) };
+    let (mut layers, claims, attached) = tokio::try_join!(
+        opener.layers(&grant, &repository),
+        opener.claims(&grant, &repository),
+        attached
+    )?;
+    attach(&mut layers, &attached);
+    let open = |(number, layer)| opener.open_layer(layer, number, &grant, claims.as_deref());
+    let opened = futures::future::try_join_all(layers.iter().enumerate().map(open)).await?;
     let (entries, tables): (Vec<_>, Vec<_>) = opened
         .into_iter()
-        .map(|index| (index.entries, Arc::new(index.table)))
+        .map(|Opened { index, .. }| (index.entries, Arc::new(index.table)))
         .unzip();
     let tree = Tree::merge(entries).map_err(|e| e.context(reference.to_string()))?;
     Ok(View {

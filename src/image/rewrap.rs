@@ -2,6 +2,14 @@
 //!
 //! The layers keep their keys. Who could open the image before, and has kept its old manifest or the
 //! key, still can: to shut somebody out, decrypt and encrypt anew.
+//!
+//! An index that is attached to the image is sealed under keys that come from the layers', which stay:
+//! its blobs serve the new image as they are, and only its manifest is written anew.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use futures::future::BoxFuture;
 
@@ -11,11 +19,12 @@ use super::{
     rewrite::{Layers, rewrite, some_encrypted},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
+    index::nacre::{self, Candidate, IndexKey, MAX_TABLES},
     keys::{Keyring, Recipients},
-    oci::{Descriptor, Location},
+    oci::{Descriptor, Digest, Document, Location, Manifest, RawManifest},
     ocicrypt::{self, Annotations},
-    source::RepositoryWriter,
+    source::{RepositoryWriter, read_verified},
 };
 
 /// From whom to whom.
@@ -29,7 +38,8 @@ pub struct Options {
     pub keep: bool,
 }
 
-/// Wraps the keys of the image at `from` for other recipients and stores it at `location` of `to`.
+/// Wraps the keys of the image at `from` for other recipients and stores it at `location` of `to`, with
+/// the indexes that are attached to it.
 ///
 /// # Errors
 /// `Invalid` if no layer is encrypted, `Denied` for want of a key, and what key providers, reading
@@ -41,12 +51,103 @@ pub async fn rewrap(
     options: &Options,
     progress: &OnProgress,
 ) -> Result<Report> {
-    rewrite(from, to, location, &Rewrapping(options), progress).await
+    let rewrapping = Rewrapping {
+        options,
+        state: Mutex::default(),
+    };
+    let mut report = rewrite(from, to, location, &rewrapping, progress).await?;
+    let mover = Mover { from, to, progress };
+    let State { keys, images } = std::mem::take(&mut *rewrapping.state());
+    for (before, after) in images {
+        report
+            .indexes
+            .extend(carry(&mover, &keys, &before, &after).await?);
+    }
+    Ok(report)
 }
 
-struct Rewrapping<'a>(&'a Options);
+struct Rewrapping<'a> {
+    options: &'a Options,
+    state: Mutex<State>,
+}
+
+/// What is learnt while layers are rewrapped.
+#[derive(Default)]
+struct State {
+    /// What seals the index of each layer.
+    keys: HashMap<Digest, IndexKey>,
+    /// Digest of each image before, and what was made of it.
+    images: Vec<(Digest, RawManifest)>,
+}
+
+/// Attaches the indexes of the image of before to the one that was made of it; gives their digests.
+async fn carry(
+    mover: &Mover<'_>,
+    keys: &HashMap<Digest, IndexKey>,
+    before: &Digest,
+    after: &RawManifest,
+) -> Result<Vec<Digest>> {
+    let referrers = match mover.from.repository.referrers(before).await {
+        Ok(referrers) => referrers,
+        Err(error) => {
+            tracing::warn!(manifest = %before, %error, "no index: referrers cannot be listed");
+            return Ok(Vec::new());
+        }
+    };
+    let mut carried = Vec::new();
+    for candidate in nacre::candidates(&referrers) {
+        let digest = &candidate.descriptor.digest;
+        match read(mover, keys, before, &candidate).await {
+            Ok(manifest) => {
+                for blob in manifest.layers.iter().chain([&manifest.config]) {
+                    mover.blob(blob).await?;
+                }
+                let made = nacre::of_subject(&manifest, &after.descriptor())?;
+                let location = Location::Digest(made.digest.clone());
+                mover.to.put_manifest(&location, &made).await?;
+                carried.push(made.digest);
+            }
+            // Anybody may have attached it.
+            Err(error) => tracing::warn!(index = %digest, %error, "attached index left behind"),
+        }
+    }
+    Ok(carried)
+}
+
+/// The manifest of an index that is one of this image, as far as its keys tell.
+async fn read(
+    mover: &Mover<'_>,
+    keys: &HashMap<Digest, IndexKey>,
+    before: &Digest,
+    candidate: &Candidate,
+) -> Result<Manifest> {
+    let (repository, digest) = (&*mover.from.repository, &candidate.descriptor.digest);
+    let raw = repository
+        .manifest(&Location::Digest(digest.clone()))
+        .await?;
+    if !digest.matches(&raw.bytes) {
+        return Err(Error::corrupt(format!("index {digest}: digest mismatch")));
+    }
+    let Document::Manifest(manifest) = raw.parse()? else {
+        return Err(Error::invalid(format!("index {digest}: not one")));
+    };
+    if manifest.subject.as_ref().map(|it| &it.digest) != Some(before) {
+        return Err(Error::invalid(format!("index {digest}: of another image")));
+    }
+    let (tables, _) = nacre::blobs(&manifest)?;
+    let tables = read_verified(repository, tables, MAX_TABLES).await?;
+    nacre::check_seals(&tables, keys)
+        .map_err(|what| Error::denied(format!("index {digest}: {what}")))?;
+    Ok(*manifest)
+}
 
 // === impl Rewrapping ===
+
+impl Rewrapping<'_> {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Layers for Rewrapping<'_> {
     fn check(&self, layers: &[Descriptor]) -> Result<()> {
@@ -63,15 +164,17 @@ impl Layers for Rewrapping<'_> {
         mover: &'a Mover<'a>,
     ) -> BoxFuture<'a, Result<(Descriptor, How)>> {
         Box::pin(async move {
-            let key = self.0.keyring.unwrap(layer).await?;
-            let mut packets = match self.0.keep {
+            let key = self.options.keyring.unwrap(layer).await?;
+            let mut packets = match self.options.keep {
                 true => Annotations::parse(layer)?.packets,
                 false => Vec::new(),
             };
-            packets.extend(self.0.recipients.wrap(&key).await?);
+            packets.extend(self.options.recipients.wrap(&key).await?);
             let mut annotations = layer.annotations.clone();
             annotations.retain(|name, _| !name.starts_with(ocicrypt::PREFIX));
             annotations.extend(Annotations::write(&key, &packets)?);
+            let seal = IndexKey::of(&key, &layer.digest);
+            self.state().keys.insert(layer.digest.clone(), seal);
             mover.blob(layer).await?;
             let made = Descriptor {
                 annotations,
@@ -79,5 +182,9 @@ impl Layers for Rewrapping<'_> {
             };
             Ok((made, How::Rewrapped))
         })
+    }
+
+    fn made(&self, before: &Digest, after: &RawManifest) {
+        self.state().images.push((before.clone(), after.clone()));
     }
 }

@@ -28,6 +28,9 @@ pub struct Report {
     pub media_type: String,
     /// Layers of all images, each blob once.
     pub layers: Vec<LayerReport>,
+    /// Indexes that were attached to the image and are to the new one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub indexes: Vec<Digest>,
 }
 
 /// What became of one layer.
@@ -71,12 +74,27 @@ pub(super) trait Layers: Sync {
     /// Whether the layer at this height is to be changed, rather than copied.
     fn is_for(&self, layer: &Descriptor, number: usize, count: usize) -> bool;
 
+    /// Looks at an image before its layers are made.
+    fn begin<'a>(
+        &'a self,
+        manifest: &'a Manifest,
+        mover: &'a Mover<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        let _of_no_concern = (manifest, mover);
+        Box::pin(async { Ok(()) })
+    }
+
     /// The new descriptor of a layer that is to be changed, whose blob has been stored.
     fn layer<'a>(
         &'a self,
         layer: &'a Descriptor,
         mover: &'a Mover<'a>,
     ) -> BoxFuture<'a, Result<(Descriptor, How)>>;
+
+    /// An image was made of the one whose manifest had the digest `before`.
+    fn made(&self, before: &Digest, after: &RawManifest) {
+        let _of_no_concern = (before, after);
+    }
 }
 
 /// Makes the image at `from` anew and stores it at `location` of `to`.
@@ -110,6 +128,7 @@ pub(super) async fn rewrite(
         digest: made.digest,
         media_type: made.media_type,
         layers: reports,
+        indexes: Vec::new(),
     })
 }
 
@@ -195,6 +214,7 @@ impl Rewriting<'_> {
         self.layers
             .check(&manifest.layers)
             .map_err(|e| e.context(format!("manifest {}", raw.digest)))?;
+        self.layers.begin(manifest, &self.mover).await?;
         let mut document = object(&raw.bytes, &raw.digest)?;
         let Some(serde_json::Value::Array(layers)) = document.get_mut("layers") else {
             return Err(Error::invalid(format!(
@@ -223,7 +243,9 @@ impl Rewriting<'_> {
             set(config, "mediaType", media_type::OCI_CONFIG.into());
         }
         set(&mut document, "mediaType", media_type::OCI_MANIFEST.into());
-        encode(media_type::OCI_MANIFEST, &document)
+        let made = encode(media_type::OCI_MANIFEST, &document)?;
+        self.layers.made(&raw.digest, &made);
+        Ok(made)
     }
 
     async fn layer(

@@ -13,14 +13,12 @@ use tokio::task::spawn_blocking;
 
 use super::{
     Layer, is_ordinary,
+    kind::{IndexKind, Opened},
     soci::{self, Soci},
 };
 use crate::{
     error::{Error, Result},
-    index::{
-        LayerIndex,
-        nacre::{self, Candidate, IndexKey, MAX_TABLES},
-    },
+    index::nacre::{self, Candidate, IndexKey, MAX_TABLES},
     oci::{Descriptor, Digest},
     ocicrypt,
     source::{BlobSource, Repository, read_verified},
@@ -181,24 +179,19 @@ impl Search<'_> {
 // === impl Attached ===
 
 impl Attached {
-    /// Digest of the artifact that has an index of this layer, if it is one that can be read; of an
-    /// encrypted layer only its key will tell.
+    /// Digest of the artifact that has an index of this layer, if it seems to be one that can be
+    /// read; of an encrypted layer only its key will tell.
     pub(crate) fn of(&self, layer: &Descriptor) -> Option<&Digest> {
-        let own = self.own.as_ref().filter(|it| it.covers(layer))?;
-        Some(&own.digest)
-    }
-
-    /// Without SOCI's: for who holds layers against their DiffIDs file by file.
-    pub(crate) fn own_only(&self) -> Self {
-        Self {
-            own: self.own.clone(),
-            soci: None,
+        if let Some(own) = self.own.as_ref().filter(|it| it.covers(layer)) {
+            return Some(&own.digest);
         }
+        let soci = self.soci.as_ref().filter(|it| it.covers(layer))?;
+        Some(soci.digest())
     }
 
     /// The index of a layer; `None` if it has none that is to be believed, for which the log says
     /// why.
-    pub(super) async fn index(&self, layer: &Layer) -> Result<Option<LayerIndex>> {
+    pub(super) async fn index(&self, layer: &Layer) -> Result<Option<Opened>> {
         if let Some(own) = &self.own {
             let (own, of) = (Arc::clone(own), layer.named());
             let read = spawn_blocking(move || own.index(&of)).await;
@@ -228,7 +221,7 @@ impl Index {
 
     /// The index of a layer; `None` if it has none that is to be believed, for which the log says
     /// why.
-    fn index(&self, layer: &Named) -> Option<LayerIndex> {
+    fn index(&self, layer: &Named) -> Option<Opened> {
         let passed_over = |why: &str| {
             tracing::warn!(
                 event = "index_passed_over",
@@ -243,7 +236,13 @@ impl Index {
             Ok(Some(found)) if self.word == Word::Key && !found.sealed => {
                 passed_over("nobody has signed it, nor sealed it under the layer's key")
             }
-            Ok(Some(found)) => Some(found.into_index()),
+            Ok(Some(found)) => Some(Opened {
+                // Who has the layer's key is as good as a signer.
+                is_unvouched: self.word == Word::Allowed && !found.sealed,
+                index: found.into_index(),
+                kind: IndexKind::Attached,
+                artifact: Some(self.digest.clone()),
+            }),
             Err(error) => passed_over(&error.to_string()),
         }
     }

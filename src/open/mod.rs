@@ -6,7 +6,10 @@
 //! then all layers' indexes.
 
 mod attached;
+mod check;
+mod confirm;
 mod inspect;
+mod kind;
 mod ordinary;
 mod soci;
 mod whole;
@@ -15,16 +18,22 @@ use std::sync::Arc;
 
 use futures::future::try_join_all;
 
-pub use self::inspect::{ImageReport, LayerReport, inspect};
 use self::whole::Whole;
 pub(crate) use self::{
     attached::{Attached, Search},
+    check::{Checked, Keep, check},
+    kind::Opened,
     ordinary::{diff_ids, is_ordinary, ordinary},
+};
+pub use self::{
+    confirm::Unconfirmed,
+    inspect::{ImageReport, IndexFrom, LayerReport, inspect},
+    kind::IndexKind,
 };
 use crate::{
     engine::{Engine, EngineConfig, LayerData, Profile},
     error::{Error, Result},
-    index::{self, Binding, LayerIndex, nacre::IndexKey},
+    index::{self, Binding, nacre::IndexKey},
     keys::Keyring,
     oci::{Descriptor, Digest, Location, Platform, Reference, media_type},
     ocicrypt::{self, DecryptingSource},
@@ -65,10 +74,14 @@ pub struct OpenImage {
     pub engine: Arc<Engine>,
     /// Requests and bytes of its repository, from the manifest on.
     pub traffic: Arc<Traffic>,
+    /// What each layer was opened by, the lowest first.
+    pub indexes: Vec<IndexKind>,
+    /// Layers whose index nobody vouches for, with which the policy puts up.
+    pub unconfirmed: Vec<Unconfirmed>,
 }
 
 /// An admitted layer that is ready to be read: decrypting if it is encrypted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Layer {
     /// As the admitted manifest names it.
     pub descriptor: Descriptor,
@@ -140,9 +153,12 @@ impl Opener {
         let opened = try_join_all(layers.iter().enumerate().map(open));
         let profile = self.profile(&grant, &layers, repository);
         let (opened, profile) = tokio::join!(opened, profile);
+        let opened = opened?;
+        let indexes = opened.iter().map(|it| it.kind).collect();
+        let unconfirmed = Unconfirmed::among(&layers, &opened, claims.as_deref());
         let (mut entries, mut data) = (Vec::new(), Vec::new());
         let mut prefetches = Vec::new();
-        for (layer, index) in layers.iter().zip(opened?) {
+        for (layer, Opened { index, .. }) in layers.iter().zip(opened) {
             entries.push(index.entries);
             prefetches.push(index.prefetch);
             data.push(LayerData {
@@ -166,6 +182,8 @@ impl Opener {
             tree: Arc::new(tree),
             engine: Arc::new(engine),
             traffic: repository.traffic(),
+            indexes,
+            unconfirmed,
         })
     }
 
@@ -246,7 +264,7 @@ impl Opener {
     }
 
     /// The layers of an admitted image, keys unwrapped, to be read whole: a stream ends well only
-    /// if blob digest, HMAC and plain digest are what they should be.
+    /// if blob digest and HMAC are what they should be.
     ///
     /// # Errors
     /// As [`layers`](Self::layers).
@@ -352,7 +370,7 @@ pub(crate) fn profile_key(layers: &[Layer]) -> Option<&ProfileKey> {
 /// # Errors
 /// `Unsupported` if there is none, `Corrupt` if it is not the one that was signed, and what the
 /// source says.
-pub(crate) async fn open_index(layer: &Layer, class: Class) -> Result<LayerIndex> {
+pub(crate) async fn open_index(layer: &Layer, class: Class) -> Result<Opened> {
     let digest = &layer.descriptor.digest;
     let Some(binding) = Binding::of(&layer.descriptor)? else {
         if let Some(index) = layer.attached.index(layer).await? {
@@ -382,5 +400,8 @@ pub(crate) async fn open_index(layer: &Layer, class: Class) -> Result<LayerIndex
             e.context(format!("layer {digest}"))
         }
     })?;
-    Ok(verified.into_inner())
+    Ok(Opened::certain(
+        verified.into_inner(),
+        IndexKind::of(&binding),
+    ))
 }

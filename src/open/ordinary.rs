@@ -9,11 +9,15 @@ use std::{sync::Arc, time::Instant};
 use futures::future::OptionFuture;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use super::{Layer, Opener, open_index};
+use super::{
+    Layer, Opener,
+    kind::{IndexKind, Opened},
+    open_index,
+};
 use crate::{
     codec::DEFAULT_SPACING,
     error::{Error, Result},
-    index::{self, Algorithm, Binding, BuiltIndex, Claim, KeepChunk, LayerIndex, Subject},
+    index::{self, Algorithm, Binding, BuiltIndex, Claim, KeepChunk, Subject},
     oci::{Descriptor, Digest, ImageConfig},
     source::{Repository, read_verified},
     store::{Store, VerifiedChunk},
@@ -30,7 +34,7 @@ const MAX_CONFIG: u64 = 8 << 20;
 
 impl Opener {
     /// The DiffIDs that the image's configuration claims, if an ordinary layer needs one.
-    pub(super) async fn claims(
+    pub(crate) async fn claims(
         &self,
         grant: &Grant,
         repository: &dyn Repository,
@@ -42,13 +46,13 @@ impl Opener {
     }
 
     /// Opens the index of layer `number`: the one that the manifest names, or one that was made here.
-    pub(super) async fn open_layer(
+    pub(crate) async fn open_layer(
         &self,
         layer: &Layer,
         number: usize,
         grant: &Grant,
         claims: Option<&[Digest]>,
-    ) -> Result<LayerIndex> {
+    ) -> Result<Opened> {
         match claims.and_then(|it| it.get(number)) {
             Some(diff_id) if is_ordinary(&layer.descriptor) => {
                 ordinary(&self.store, layer, diff_id).await
@@ -66,14 +70,14 @@ pub(crate) async fn ordinary(
     store: &Arc<Store>,
     layer: &Layer,
     diff_id: &Digest,
-) -> Result<LayerIndex> {
+) -> Result<Opened> {
     let subject = Subject {
         blob: layer.descriptor.digest.clone(),
         blob_size: layer.descriptor.size,
         diff_id: diff_id.clone(),
     };
     if let Some(kept) = kept(store, layer, subject.clone()).await? {
-        return Ok(kept.into_index());
+        return Ok(kept_here(kept));
     }
     if let Some(index) = layer.attached.index(layer).await? {
         return Ok(index);
@@ -81,7 +85,7 @@ pub(crate) async fn ordinary(
     let _one_of_few = READING.acquire().await;
     // Somebody else may have read it meanwhile.
     if let Some(kept) = kept(store, layer, subject).await? {
-        return Ok(kept.into_index());
+        return Ok(kept_here(kept));
     }
     let begin = Instant::now();
     let claim = Claim {
@@ -105,9 +109,13 @@ pub(crate) async fn ordinary(
         if let Some(indexes) = store.indexes() {
             indexes.keep(&built, seal.as_ref());
         }
-        built.into_index()
+        kept_here(built)
     });
     kept.await.map_err(gone)
+}
+
+fn kept_here(index: BuiltIndex) -> Opened {
+    Opened::certain(index.into_index(), IndexKind::Kept)
 }
 
 async fn kept(store: &Arc<Store>, layer: &Layer, subject: Subject) -> Result<Option<BuiltIndex>> {

@@ -5,7 +5,11 @@
 
 use std::sync::Arc;
 
-use super::{Layer, attached::Search};
+use super::{
+    Layer,
+    attached::Search,
+    kind::{IndexKind, Opened},
+};
 use crate::{
     error::{Error, Result},
     index::{self, LayerIndex},
@@ -22,6 +26,8 @@ pub(crate) struct Soci {
     digest: Digest,
     /// A layer's digest and where its zTOC is.
     ztocs: Vec<(Digest, Arc<dyn BlobSource>)>,
+    /// Nobody vouches for it, with which the policy puts up.
+    is_unvouched: bool,
 }
 
 /// Annotation of an image that names its index of version 2.
@@ -41,25 +47,9 @@ const MAX_ZTOC: u64 = 256 << 20;
 pub(super) async fn find(search: &Search<'_>, referrers: &[Descriptor]) -> Result<Option<Soci>> {
     let manifest = search.grant.manifest();
     if let Some(named) = manifest.annotations.get(INDEX_DIGEST) {
-        let digest: Digest = named
-            .parse()
-            .map_err(|_| Error::invalid(format!("annotation {INDEX_DIGEST}: {named:?}")))?;
-        let raw = search
-            .repository
-            .manifest(&Location::Digest(digest.clone()))
-            .await?;
-        if !digest.matches(&raw.bytes) {
-            return Err(Error::corrupt(format!(
-                "SOCI index {digest}: digest mismatch"
-            )));
-        }
-        let Document::Manifest(index) = raw.parse()? else {
-            return Err(Error::invalid(format!("SOCI index {digest}: not one")));
-        };
-        return Soci::of(digest, &index, V2, search.repository).map(Some);
+        return by_manifest(named, search.repository).await.map(Some);
     }
-    let ours = |it: &&Descriptor| it.artifact_type.as_deref() == Some(V1);
-    let Some(artifact) = referrers.iter().find(ours) else {
+    let Some(artifact) = of_version_1(referrers) else {
         return Ok(None);
     };
     let vouched = vouch(
@@ -70,8 +60,9 @@ pub(super) async fn find(search: &Search<'_>, referrers: &[Descriptor]) -> Resul
         artifact,
     )
     .await?;
-    match vouched.standing() {
-        Vouching::Signed(_) | Vouching::Allowed => {}
+    let is_unvouched = match vouched.standing() {
+        Vouching::Signed(_) => false,
+        Vouching::Allowed => true,
         Vouching::Unsigned(_) => {
             return Err(Error::denied(format!(
                 "SOCI index {}: nobody whom the policy names has signed it",
@@ -79,9 +70,56 @@ pub(super) async fn find(search: &Search<'_>, referrers: &[Descriptor]) -> Resul
             ))
             .with_hint("nacreAllowUnsignedLayerIndex in the policy, or SOCI v2"));
         }
-    }
+    };
     let digest = artifact.digest.clone();
-    Soci::of(digest, vouched.manifest(), V1, search.repository).map(Some)
+    let kind = (V1, is_unvouched);
+    Soci::of(digest, vouched.manifest(), kind, search.repository).map(Some)
+}
+
+/// The SOCI index that the image's manifest names, or one of its referrers, whoever vouches for it, and
+/// whether the manifest does.
+pub(super) async fn look(
+    manifest: &Manifest,
+    referrers: &[Descriptor],
+    repository: &dyn Repository,
+) -> Result<Option<(Soci, bool)>> {
+    if let Some(named) = manifest.annotations.get(INDEX_DIGEST) {
+        return Ok(Some((by_manifest(named, repository).await?, true)));
+    }
+    let Some(artifact) = of_version_1(referrers) else {
+        return Ok(None);
+    };
+    let index = read_index(&artifact.digest, repository).await?;
+    let soci = Soci::of(artifact.digest.clone(), &index, (V1, true), repository)?;
+    Ok(Some((soci, false)))
+}
+
+fn of_version_1(referrers: &[Descriptor]) -> Option<&Descriptor> {
+    let ours = |it: &&Descriptor| it.artifact_type.as_deref() == Some(V1);
+    referrers.iter().find(ours)
+}
+
+async fn by_manifest(named: &str, repository: &dyn Repository) -> Result<Soci> {
+    let digest: Digest = named
+        .parse()
+        .map_err(|_| Error::invalid(format!("annotation {INDEX_DIGEST}: {named:?}")))?;
+    let index = read_index(&digest, repository).await?;
+    Soci::of(digest, &index, (V2, false), repository)
+}
+
+async fn read_index(digest: &Digest, repository: &dyn Repository) -> Result<Manifest> {
+    let raw = repository
+        .manifest(&Location::Digest(digest.clone()))
+        .await?;
+    if !digest.matches(&raw.bytes) {
+        return Err(Error::corrupt(format!(
+            "SOCI index {digest}: digest mismatch"
+        )));
+    }
+    match raw.parse()? {
+        Document::Manifest(index) => Ok(*index),
+        Document::Index(_) => Err(Error::invalid(format!("SOCI index {digest}: not one"))),
+    }
 }
 
 // === impl Soci ===
@@ -90,7 +128,7 @@ impl Soci {
     fn of(
         digest: Digest,
         index: &Manifest,
-        kind: &str,
+        (kind, is_unvouched): (&str, bool),
         repository: &dyn Repository,
     ) -> Result<Self> {
         if index.config.media_type != kind {
@@ -105,6 +143,7 @@ impl Soci {
         });
         Ok(Self {
             ztocs: ztocs.collect(),
+            is_unvouched,
             digest,
         })
     }
@@ -114,25 +153,35 @@ impl Soci {
         &self.digest
     }
 
-    /// The index of a layer; `None` if it has none that can be read, for which the log says why.
-    pub(super) async fn index(&self, layer: &Layer) -> Option<LayerIndex> {
-        let blob = &layer.descriptor.digest;
-        let of_layer = |it: &&(Digest, _)| it.0 == *blob;
+    /// Whether it has a zTOC of this layer.
+    pub(super) fn covers(&self, layer: &Descriptor) -> bool {
+        self.ztoc(layer).is_some()
+    }
+
+    fn ztoc(&self, layer: &Descriptor) -> Option<&Arc<dyn BlobSource>> {
+        let of_layer = |it: &&(Digest, _)| it.0 == layer.digest;
+        let (_, ztoc) = self.ztocs.iter().find(of_layer)?;
         // Spans are of the blob as it is stored, which is no gzip if it is encrypted.
-        let (_, ztoc) = self
-            .ztocs
-            .iter()
-            .find(of_layer)
-            .filter(|_| !ocicrypt::is_encrypted(&layer.descriptor))?;
-        read(ztoc, layer.descriptor.size)
-            .await
-            .inspect_err(|error| {
-                tracing::warn!(
-                    event = "index_passed_over",
-                    layer = %blob, index = %self.digest, %error, "zTOC passed over"
-                );
-            })
-            .ok()
+        (!ocicrypt::is_encrypted(layer)).then_some(ztoc)
+    }
+
+    /// The index of a layer; `None` if it has none that can be read, for which the log says why.
+    pub(super) async fn index(&self, layer: &Layer) -> Option<Opened> {
+        let ztoc = self.ztoc(&layer.descriptor)?;
+        let passed_over = |error: &Error| {
+            tracing::warn!(
+                event = "index_passed_over",
+                layer = %layer.descriptor.digest, index = %self.digest, %error,
+                "zTOC passed over"
+            );
+        };
+        let read = read(ztoc, layer.descriptor.size).await;
+        Some(Opened {
+            index: read.inspect_err(passed_over).ok()?,
+            kind: IndexKind::Soci,
+            artifact: Some(self.digest.clone()),
+            is_unvouched: self.is_unvouched,
+        })
     }
 }
 

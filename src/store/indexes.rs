@@ -66,6 +66,13 @@ impl Indexes {
         Ok(indexes)
     }
 
+    /// Whether a directory seems to have the index of a plain layer; nothing of it is read.
+    #[must_use]
+    pub fn seem_to_have(directory: &Path, subject: &Subject) -> bool {
+        let name = hex::encode(name(subject, None));
+        directory.join(name).with_extension(SUFFIX).is_file()
+    }
+
     /// The kept index of a layer; `seal` is that of an encrypted one. What is not what was kept is
     /// removed, logged, and `None`.
     #[must_use]

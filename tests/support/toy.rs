@@ -22,7 +22,9 @@ use nacre::{
         media_type,
     },
     snapshotter::{
-        images::{Confirm, FrontEnd, Images, ImagesConfig, Mount, PolicySource, Repositories},
+        images::{
+            Confirm, FrontEnd, Images, ImagesConfig, Mount, Ordinary, PolicySource, Repositories,
+        },
         lazy::LayerRequest,
     },
     source::{Access, BlobSource, BlobStream, Repository, Traffic},
@@ -225,6 +227,7 @@ impl Node {
             platform: Platform::host(),
             insecure_plaintext_store: false,
             min_lazy_bytes: 0,
+            ordinary: Ordinary::Lazy,
             confirm: Confirm::Trusted,
             confirm_rate: 0,
             confirm_after: Duration::ZERO,
@@ -255,7 +258,10 @@ impl Memory {
     /// Reads a file of a mounted tree.
     pub fn read(&self, directory: &Path, name: &str) -> Result<Bytes> {
         let (tree, reader) = self.shown.lock().unwrap()[directory].clone();
-        let ino = tree.lookup(Ino::ROOT, name.as_bytes()).unwrap();
+        let mut ino = Ino::ROOT;
+        for part in name.split('/') {
+            ino = tree.lookup(ino, part.as_bytes()).unwrap();
+        }
         let file = tree.file(ino).unwrap();
         let (send, receive) = mpsc::channel();
         let length = u32::try_from(file.size).unwrap();

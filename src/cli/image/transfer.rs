@@ -118,6 +118,8 @@ impl Transfer {
             let mut lines = vec![format!("{} -> {}", self.source, self.destination)];
             lines.push(format!("  manifest {}", report.digest));
             lines.extend(report.layers.iter().map(line));
+            let index = |it| format!("  index    {it}, attached; its signature is not taken along");
+            lines.extend(report.indexes.iter().map(index));
             lines.join("\n")
         })
     }

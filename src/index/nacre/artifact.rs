@@ -78,6 +78,20 @@ pub fn blobs(manifest: &Manifest) -> Result<(&Descriptor, Option<&Descriptor>)> 
     Ok((tables, windows))
 }
 
+/// The manifest of an index, of another image that has the same layers.
+///
+/// # Errors
+/// `Internal` if it cannot be written.
+pub fn of_subject(manifest: &Manifest, subject: &Descriptor) -> Result<RawManifest> {
+    let manifest = Manifest {
+        subject: Some(subject.clone()),
+        ..manifest.clone()
+    };
+    let bytes = serde_json::to_vec(&manifest)
+        .map_err(|e| Error::internal("manifest of an index").with_source(e))?;
+    Ok(RawManifest::new(media_type::OCI_MANIFEST, bytes.into()))
+}
+
 /// An artifact that is ready to be pushed: the same for the same parts.
 #[derive(Clone, Debug)]
 pub struct Artifact {

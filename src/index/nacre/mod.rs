@@ -17,12 +17,13 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 pub(crate) use self::bytes::{Rest, put, put_signed};
 pub use self::{
     artifact::{
         ARTIFACT_TYPE, Artifact, Candidate, MAX_TABLES, TABLES, WINDOWS, blobs, candidates,
+        of_subject,
     },
     directory::Part,
     seal::IndexKey,
@@ -170,6 +171,28 @@ pub(crate) fn parse_table(table: &[u8], size: u64) -> Result<LayerIndex, String>
 #[must_use]
 pub fn covers(tables: &[u8], layer: &Digest) -> bool {
     directory::split(tables).is_ok_and(|it| it.iter().any(|it| it.layer == *layer))
+}
+
+/// Whether all layers in a blob of tables whose keys these are, and no others, have sealed indexes, each
+/// under its own layer's key.
+///
+/// # Errors
+/// What is not so.
+pub(crate) fn check_seals(tables: &[u8], keys: &HashMap<Digest, IndexKey>) -> Result<(), String> {
+    for it in directory::split(tables)? {
+        let good = match (&it.salt, keys.get(&it.layer)) {
+            (Some(salt), Some(key)) => key.sealer(salt).open(0, it.table).is_some(),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !good {
+            return Err(format!(
+                "its index of layer {} is not sealed under the layer's key",
+                it.layer
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The table out of its frame, whose size is looked at first.

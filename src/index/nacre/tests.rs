@@ -200,6 +200,28 @@ fn sealed_means_sealed() {
     assert!(covers(&tables, &blob().digest) && !covers(&tables, &other.digest));
 }
 
+#[test]
+fn seals_are_those_of_the_layers() {
+    let layer = sample();
+    let keys = |key: Option<IndexKey>| -> HashMap<Digest, IndexKey> {
+        key.into_iter().map(|key| (blob().digest, key)).collect()
+    };
+    let (sealed, open) = (made(&layer, Some(&key(1))).0, made(&layer, None).0);
+    assert_eq!(check_seals(&sealed, &keys(Some(key(1)))), Ok(()));
+    assert_eq!(check_seals(&open, &keys(None)), Ok(()));
+    for (tables, keys) in [
+        (&sealed, keys(Some(key(2)))),
+        (&sealed, keys(None)),
+        (&open, keys(Some(key(1)))),
+    ] {
+        let error = check_seals(tables, &keys).unwrap_err();
+        assert!(
+            error.contains("not sealed under the layer's key"),
+            "{error}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn damaged_windows_are_refused() {
     for key in [None, Some(key(1))] {

@@ -7,18 +7,17 @@ use futures::future::{BoxFuture, try_join_all};
 
 use super::{
     Shared,
-    config::Confirm,
-    findings::Finding,
-    image::{Image, ImageLayer, OpenLayer, Rules, lazy_count},
+    config::{Confirm, Ordinary},
+    findings::{Finding, Subject},
+    image::{Image, ImageLayer, OpenLayer, Rules, Way, lazy_count},
     keep::Record,
     kept::{Kept, Mode},
 };
 use crate::{
     error::{Error, Kind, Result},
-    index::LayerIndex,
     keys::{KeyConfig, Keyring},
     oci::{Digest, Location, Reference, RegistryReference, media_type},
-    open::{self, Opener},
+    open::{self, Opened, Opener},
     resource::off_thread,
     source::Remembered,
     trust::{self, Class, Grant, Policy},
@@ -89,11 +88,12 @@ async fn with(
     // What only a key vouches for is read whole in any case.
     if grant.class() != Class::EncryptedUnsigned {
         for layer in &mut layers {
-            layer.attach(&attached);
+            layer.attach(&attached, &shared.findings);
         }
     }
     let rules = Rules {
         min_lazy_bytes: shared.config.min_lazy_bytes,
+        index_here: shared.config.ordinary == Ordinary::Lazy,
         only_confirmed: shared.config.confirm == Confirm::Trusted,
         findings: &shared.findings,
         at_least: wanted.at_least,
@@ -102,25 +102,44 @@ async fn with(
     let opened = opener.lowest_layers(&grant, &**kept, lazy).await;
     let mut opened = opened.map_err(name)?;
     for (open, layer) in opened.iter_mut().zip(&layers) {
-        if layer.is_attached {
-            open.attached = attached.own_only();
+        if layer.way == Way::Attached {
+            open.attached = attached.clone();
         }
     }
     let opening = opened.iter().zip(&layers);
     let indexes = try_join_all(opening.map(|(open, layer)| async {
-        if layer.is_indexed_here() {
-            return index_here(shared, open, layer).await;
+        let mut opened = open_index(shared, kept, open, layer, grant.class()).await;
+        if let (Err(error), Way::Attached) = (&opened, layer.way) {
+            // It cannot be read after all.
+            tracing::debug!(layer = %layer.descriptor.digest, %error, "indexed here");
+            opened = index_here(shared, open, layer).await;
         }
-        open_index(kept, open, grant.class()).await
+        match opened {
+            Err(error) if !layer.is_left_to_containerd(&error) => Err(error),
+            opened => Ok(opened),
+        }
     }));
     let profile = opener.profile(&grant, &opened, &**kept);
     let (indexes, profile) = tokio::join!(indexes, profile);
-    let indexes: Vec<LayerIndex> = indexes.map_err(name)?;
-    for ((layer, open), index) in layers.iter_mut().zip(opened).zip(indexes) {
+    let mut lazy = 0;
+    for ((layer, open), opened) in layers.iter_mut().zip(opened).zip(indexes.map_err(name)?) {
+        let opened: Opened = match opened {
+            // An index cannot describe it, but containerd can unpack it.
+            Err(error) if lazy >= wanted.at_least => {
+                layer.unpack(error.to_string());
+                break;
+            }
+            opened => opened.map_err(name)?,
+        };
+        lazy += 1;
+        if layer.way == Way::Attached && opened.artifact.is_none() {
+            layer.index_here();
+        }
         layer.open = Some(OpenLayer {
             layer: open,
-            inodes: index.entries.len() as u64,
-            index: Some(index).into(),
+            inodes: opened.index.entries.len() as u64,
+            kind: opened.kind,
+            index: Some(opened.index).into(),
         });
     }
     shared.keep.remember(&Record {
@@ -194,27 +213,52 @@ async fn admit(
     Ok(grant)
 }
 
-/// Opens the index of a layer that has none of its own: the kept one, or it is read whole. Either way
-/// it has been confirmed.
+/// Opens the index of a layer that is made here: the kept one, or it is read whole. Either way it has
+/// been confirmed.
 pub(super) async fn index_here(
     shared: &Shared,
     open: &open::Layer,
     layer: &ImageLayer,
-) -> Result<LayerIndex> {
-    let index = open::ordinary(&shared.config.store, open, &layer.diff_id).await?;
-    let subject = layer.subject();
+) -> Result<Opened> {
+    let plain = open::Layer {
+        attached: open::Attached::default(),
+        ..open.clone()
+    };
+    let opened = open::ordinary(&shared.config.store, &plain, &layer.diff_id).await?;
+    let subject = Subject::new(&layer.descriptor.digest, &layer.diff_id, None);
     if shared.findings.of(&subject).is_none() {
         shared.findings.add(&subject, Finding::Confirmed)?;
     }
-    Ok(index)
+    Ok(opened)
 }
 
-/// Opens a layer's index, from what is kept if that serves.
+/// Opens a layer's index, the one that it had when its image was opened.
 pub(super) async fn open_index(
+    shared: &Shared,
     kept: &Kept,
-    layer: &open::Layer,
+    open: &open::Layer,
+    layer: &ImageLayer,
     class: Class,
-) -> Result<LayerIndex> {
+) -> Result<Opened> {
+    match layer.way {
+        Way::Here => index_here(shared, open, layer).await,
+        Way::Named | Way::None => from_kept(kept, open, class).await,
+        Way::Attached => {
+            let opened = from_kept(kept, open, class).await?;
+            match opened.artifact == layer.index {
+                true => Ok(opened),
+                // Of several only the first was looked at by those who admitted the layer.
+                false => Err(Error::unsupported(format!(
+                    "layer {}: its attached index cannot be read",
+                    layer.descriptor.digest
+                ))),
+            }
+        }
+    }
+}
+
+/// Opens the index that a manifest names, or that is attached, from what is kept if that serves.
+async fn from_kept(kept: &Kept, layer: &open::Layer, class: Class) -> Result<Opened> {
     let _opening = kept.opening();
     let blob = &layer.descriptor.digest;
     let had = kept.has_ranges(blob);

@@ -44,6 +44,8 @@ pub struct ImagesConfig {
     pub insecure_plaintext_store: bool,
     /// Plain layers below this size are unpacked, if no larger one lies above them.
     pub min_lazy_bytes: u64,
+    /// What becomes of plain layers without an index that somebody vouches for.
+    pub ordinary: Ordinary,
     /// What may rely on a layer that has not been confirmed.
     pub confirm: Confirm,
     /// Bytes a second that confirmation may fetch; 0 is no limit.
@@ -57,6 +59,16 @@ pub struct ImagesConfig {
     pub adoption_deadline: Duration,
     /// Mounts trees.
     pub front_end: Arc<dyn FrontEnd>,
+}
+
+/// What becomes of plain layers that have no index for which somebody vouches. Encrypted ones are always
+/// read here: containerd has no key for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ordinary {
+    /// Read whole once, verified and indexed on the way; lazy from then on.
+    Lazy,
+    /// Unpacked by containerd.
+    Unpack,
 }
 
 /// What may rely on a layer whose DiffID has not been checked over the whole layer.

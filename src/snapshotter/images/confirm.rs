@@ -12,13 +12,13 @@ use tokio::{
 
 use super::{
     Shared, admit,
-    check::{Checked, Keep, check},
     findings::{Finding, Subject},
     image::{Image, ImageLayer},
 };
 use crate::{
     error::{Error, Result},
     index::{Chunk, LayerIndex},
+    open::{Checked, Keep, Opened, check},
 };
 
 /// Layers that wait for their confirmation.
@@ -131,7 +131,7 @@ pub(super) async fn confirm(shared: &Shared, image: &Image, number: usize) -> Re
     let opener = admit::opener(shared, policy, &image.grant).await?;
     let direct = image.repository.direct();
     let whole = opener.whole_layer(&layer.descriptor, &**direct).await?;
-    let index = index_of(shared, image, number).await?;
+    let index = index_of(shared, image, number).await?.index;
     let rate = shared.config.confirm_rate;
     let diff_id = layer.diff_id.clone();
     let keep = keep(shared, layer, &index);
@@ -193,14 +193,12 @@ fn keep(shared: &Shared, layer: &ImageLayer, index: &LayerIndex) -> Option<Keep>
 }
 
 /// Opens a layer's index once more, from what is kept if that serves.
-pub(super) async fn index_of(shared: &Shared, image: &Image, number: usize) -> Result<LayerIndex> {
+pub(super) async fn index_of(shared: &Shared, image: &Image, number: usize) -> Result<Opened> {
     let layer = &image.layers[number];
     let opened = layer.open.as_ref().ok_or_else(|| {
         let digest = &layer.descriptor.digest;
         Error::internal(format!("layer {digest} is not lazy"))
     })?;
-    if layer.is_indexed_here() {
-        return admit::index_here(shared, &opened.layer, layer).await;
-    }
-    admit::open_index(&image.repository, &opened.layer, image.grant.class()).await
+    let (kept, class) = (&image.repository, image.grant.class());
+    admit::open_index(shared, kept, &opened.layer, layer, class).await
 }

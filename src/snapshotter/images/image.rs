@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{
     engine::Profile,
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     index::{Binding, LayerIndex},
     oci::{Descriptor, Digest, media_type},
-    open::{self, Attached},
+    open::{self, Attached, IndexKind},
     snapshotter::lazy::{Evidence, LayerRequest, Verdict},
     source::Repository,
     trust::{Class, Grant},
@@ -47,12 +47,24 @@ pub(super) struct ImageLayer {
     pub(super) chain_id: String,
     /// Digest of its index, as the manifest names it, or of the artifact that has it.
     pub(super) index: Option<Digest>,
-    /// Whether that is an artifact that somebody attached to the image.
-    pub(super) is_attached: bool,
+    pub(super) way: Way,
     /// Why it is not lazy, if it is not for its own sake.
     pub(super) why_not: Option<String>,
     /// Set for lazy layers.
     pub(super) open: Option<OpenLayer>,
+}
+
+/// Where a layer's index comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The manifest names it.
+    Named,
+    /// It is in an artifact that somebody attached to the image, or that is SOCI's.
+    Attached,
+    /// It is made here while the layer is read whole, and kept.
+    Here,
+    /// Nowhere: containerd unpacks the layer.
+    None,
 }
 
 /// A lazy layer, ready to be read.
@@ -60,6 +72,7 @@ pub(super) struct ImageLayer {
 pub(super) struct OpenLayer {
     pub(super) layer: open::Layer,
     pub(super) inodes: u64,
+    pub(super) kind: IndexKind,
     /// Until it is first mounted.
     pub(super) index: Mutex<Option<LayerIndex>>,
 }
@@ -68,6 +81,8 @@ pub(super) struct OpenLayer {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules<'a> {
     pub(super) min_lazy_bytes: u64,
+    /// Plain layers that have no index are read whole and get one here; else containerd unpacks them.
+    pub(super) index_here: bool,
     /// Unsigned images must have been confirmed before.
     pub(super) only_confirmed: bool,
     pub(super) findings: &'a Findings,
@@ -136,6 +151,14 @@ impl Image {
         layers.map(|layer| layer.descriptor.size).sum()
     }
 
+    /// What each lazy layer was opened by, the lowest first.
+    pub(super) fn kinds(&self, count: usize) -> Vec<IndexKind> {
+        let layers = self.layers.iter().take(count);
+        layers
+            .filter_map(|it| Some(it.open.as_ref()?.kind))
+            .collect()
+    }
+
     pub(super) fn log_admitted(&self, took: Duration) {
         tracing::info!(
             event = "image_admitted",
@@ -146,6 +169,7 @@ impl Image {
             lazy = self.lazy,
             layers = self.layers.len(),
             bytes = self.bytes(self.layers.len()),
+            indexes = IndexKind::summary(&self.kinds(self.lazy)),
             seconds = took.as_secs_f64(),
             "admitted"
         );
@@ -212,12 +236,16 @@ impl ImageLayer {
         layers
             .map(|((descriptor, diff_id), chain_id)| {
                 let binding = Binding::of(descriptor)?;
+                let way = match &binding {
+                    Some(_) => Way::Named,
+                    None => Way::None,
+                };
                 Ok(Self {
                     descriptor: descriptor.clone(),
                     diff_id,
                     chain_id,
                     index: binding.as_ref().map(index_digest),
-                    is_attached: false,
+                    way,
                     why_not: None,
                     open: None,
                 })
@@ -225,12 +253,40 @@ impl ImageLayer {
             .collect()
     }
 
-    /// Has the index that is attached to the image, if it has none of its own.
-    pub(super) fn attach(&mut self, attached: &Attached) {
-        if self.index.is_none() {
-            self.index = attached.of(&self.descriptor).cloned();
-            self.is_attached = self.index.is_some();
+    /// Has the index that is attached to the image, if it has none of its own, and that one has not
+    /// been found to be of something else.
+    pub(super) fn attach(&mut self, attached: &Attached, findings: &Findings) {
+        if self.way == Way::Named {
+            return;
         }
+        let (layer, diff_id) = (&self.descriptor.digest, &self.diff_id);
+        let is_good = |index: &&Digest| {
+            let subject = Subject::new(layer, diff_id, Some(*index));
+            findings.poisoned(&subject).is_none()
+        };
+        if let Some(index) = attached.of(&self.descriptor).filter(is_good) {
+            self.index = Some(index.clone());
+            self.way = Way::Attached;
+        }
+    }
+
+    /// Has no index but the one that is made here.
+    pub(super) fn index_here(&mut self) {
+        self.index = None;
+        self.way = Way::Here;
+    }
+
+    /// Whether containerd may unpack it where it cannot be indexed here.
+    pub(super) fn is_left_to_containerd(&self, error: &Error) -> bool {
+        let cannot = matches!(error.kind(), Kind::Unsupported | Kind::Invalid);
+        cannot && self.way != Way::Named && !self.is_encrypted()
+    }
+
+    /// Is not lazy after all.
+    pub(super) fn unpack(&mut self, why: String) {
+        self.index = None;
+        self.way = Way::None;
+        self.why_not = Some(why);
     }
 
     /// What findings about it are filed under.
@@ -242,23 +298,23 @@ impl ImageLayer {
         media_type::layer_kind(&self.descriptor.media_type).is_some_and(|kind| kind.encrypted)
     }
 
-    /// Whether its index is made here, while it is read whole and verified. That is for layers that
-    /// containerd cannot unpack itself.
-    pub(super) fn is_indexed_here(&self) -> bool {
-        self.index.is_none() && self.is_encrypted()
-    }
-
-    fn reason(&self, class: Class, rules: Rules<'_>) -> Option<String> {
-        let digest = &self.descriptor.digest;
+    /// Why layer `number` is not lazy; decides whether its index is made here, which confirms it. That
+    /// is always so for an encrypted layer, since containerd has no key for it, and for one that was
+    /// lazy before.
+    fn reason(&mut self, number: usize, class: Class, rules: Rules<'_>) -> Option<String> {
+        let digest = self.descriptor.digest.clone();
         if media_type::layer_kind(&self.descriptor.media_type).is_none() {
             return Some(format!("layer {digest}: not a tar layer"));
         }
-        if self.is_indexed_here() {
-            return None;
-        }
-        if self.index.is_none() {
+        let here = rules.index_here || self.is_encrypted() || number < rules.at_least;
+        if self.way == Way::None {
+            if here {
+                self.index_here();
+                return None;
+            }
             return Some(format!(
-                "layer {digest}: no index that the manifest vouches for"
+                "layer {digest}: no index that the manifest vouches for, and ordinary layers are \
+                 unpacked (snapshotter.ordinary)"
             ));
         }
         if class == Class::EncryptedUnsigned {
@@ -270,6 +326,11 @@ impl ImageLayer {
             && !class.is_signed()
             && !rules.findings.is_confirmed(&self.subject())
         {
+            if self.way == Way::Attached && here {
+                // What somebody attached would have to be held against the whole layer first.
+                self.index_here();
+                return None;
+            }
             return Some(format!("layer {digest}: not signed, and not confirmed yet"));
         }
         None
@@ -283,7 +344,7 @@ impl ImageLayer {
 pub(super) fn lazy_count(layers: &mut [ImageLayer], class: Class, rules: Rules<'_>) -> usize {
     let mut count = layers.len();
     for (number, layer) in layers.iter_mut().enumerate() {
-        layer.why_not = layer.reason(class, rules);
+        layer.why_not = layer.reason(number, class, rules);
         if layer.why_not.is_some() {
             count = count.min(number);
         }
@@ -337,17 +398,27 @@ mod tests {
             diff_id: Digest::sha256(b"d"),
             chain_id: String::new(),
             index: indexed.then(|| Digest::sha256(b"i")),
-            is_attached: false,
+            way: if indexed { Way::Named } else { Way::None },
             why_not: None,
             open: None,
         }
     }
 
     fn count(layers: &[(u64, bool, bool)], class: Class, at_least: usize) -> usize {
+        count_by(layers, class, at_least, false)
+    }
+
+    fn count_by(
+        layers: &[(u64, bool, bool)],
+        class: Class,
+        at_least: usize,
+        index_here: bool,
+    ) -> usize {
         let directory = tempfile::tempdir().unwrap();
         let findings = Findings::open(directory.path().join("f"));
         let rules = Rules {
             min_lazy_bytes: 100,
+            index_here,
             only_confirmed: true,
             findings: &findings,
             at_least,
@@ -377,7 +448,8 @@ mod tests {
         assert_eq!(count(&[small, big, small, small], PlainSigned, 3), 3);
         assert_eq!(count(&[small, small], PlainSigned, 0), 0);
         assert_eq!(count(&[big, bare, big], PlainSigned, 0), 1);
-        assert_eq!(count(&[big, bare, big], PlainSigned, 3), 1);
+        // What was lazy before stays so.
+        assert_eq!(count(&[big, bare, big], PlainSigned, 3), 3);
         assert_eq!(count(&[secret, secret], EncryptedSigned, 0), 2);
         assert_eq!(count(&[secret, secret], EncryptedUnsigned, 0), 0);
         let ordinary = (50, true, false);
@@ -385,6 +457,21 @@ mod tests {
         assert_eq!(count(&[ordinary, ordinary], EncryptedUnsigned, 0), 2);
         assert_eq!(count(&[ordinary, secret], EncryptedUnsigned, 0), 1);
         assert_eq!(count(&[big, big], PlainUnsigned, 0), 0);
+    }
+
+    #[test]
+    fn ordinary_layers_are_lazy_whoever_signed_them_or_nobody() {
+        use Class::{PlainSigned, PlainUnsigned};
+        let (big, bare, small) = ((200, false, true), (200, false, false), (50, false, false));
+        for class in [PlainSigned, PlainUnsigned] {
+            assert_eq!(count_by(&[bare, bare], class, 0, true), 2);
+            assert_eq!(count_by(&[bare, small], class, 0, true), 1);
+            assert_eq!(count_by(&[bare, small, bare], class, 0, true), 3);
+            assert_eq!(count_by(&[small], class, 0, true), 0);
+        }
+        assert_eq!(count_by(&[bare, big, bare], PlainSigned, 0, true), 3);
+        // Who made the index of the second one is not known.
+        assert_eq!(count_by(&[bare, big, bare], PlainUnsigned, 0, true), 1);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use super::keep::{self, Keep};
 use crate::{
     error::{Error, Kind, Result},
-    oci::{Descriptor, Digest, Location, MAX_MANIFEST, RawManifest},
+    oci::{Descriptor, Digest, Location, MAX_MANIFEST, RawManifest, media_type},
     source::{BlobSource, BlobStream, DetachedSignature, PlacedStream, Repository, Traffic},
 };
 
@@ -57,6 +57,8 @@ struct KeptBlob {
     inner: Arc<dyn BlobSource>,
     session: Arc<Session>,
     fetched: Arc<AtomicU64>,
+    /// Read whole it is too much to be kept, however small.
+    is_layer: bool,
 }
 
 /// Largest blob that is kept whole: configurations and signatures, as large as their readers take.
@@ -227,6 +229,7 @@ impl Repository for Kept {
             inner: self.inner.blob(descriptor),
             session: Arc::clone(&self.session),
             fetched: self.session.keep.fetched(&descriptor.digest),
+            is_layer: media_type::layer_kind(&descriptor.media_type).is_some(),
         })
     }
 
@@ -314,8 +317,12 @@ impl KeptBlob {
     }
 
     async fn whole(&self) -> Result<BlobStream> {
-        if !self.session.is_opening() || self.size() > MAX_DOCUMENT {
-            return self.inner.stream().await;
+        if !self.session.is_opening() || self.is_layer || self.size() > MAX_DOCUMENT {
+            let fetched = Arc::clone(&self.fetched);
+            let counted = self.inner.stream().await?.inspect_ok(move |piece| {
+                fetched.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            });
+            return Ok(counted.boxed());
         }
         let name = keep::document_name("blobs", self.digest());
         let kept = self.session.read(&name, MAX_DOCUMENT);

@@ -11,19 +11,18 @@ use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     Shared,
-    admit::Wanted,
+    admit::{self, Wanted},
     config::Confirm,
     confirm,
     findings::Subject,
     front_end::Mount,
-    image::Image,
+    image::{Image, Way},
     kept::Mode,
     mounts::{Slot, blocking},
     report::About,
-    switch::{Switch, Switched},
 };
 use crate::{
-    engine::{Engine, LayerData, Meter, ReadFile},
+    engine::{Engine, LayerData, Meter, ReadFile, Switch, Switched},
     error::{Error, Result},
     index::{ChunkTable, LayerIndex},
     oci::Digest,
@@ -168,20 +167,10 @@ impl Shared {
     /// Merges the lowest layers and starts an engine for them; `first` fetches ahead what a container
     /// reads at its start.
     async fn build(&self, image: &Image, number: usize, first: bool) -> Result<Built> {
-        let indexes = (0..=number).map(|it| async move {
-            let opened = image.layers[it].open.as_ref();
-            let held = opened.and_then(|it| {
-                let mut held = it.index.lock().unwrap_or_else(PoisonError::into_inner);
-                held.take()
-            });
-            match held {
-                Some(index) => Ok(index),
-                None => confirm::index_of(self, image, it).await,
-            }
-        });
+        let indexes = (0..=number).map(|it| self.index_to_show(image, it));
         let indexes = try_join_all(indexes).await?;
         let (mut entries, mut data, mut prefetches) = (Vec::new(), Vec::new(), Vec::new());
-        for (layer, index) in image.layers.iter().zip(indexes) {
+        for (layer, (index, of)) in image.layers.iter().zip(indexes) {
             let Some(opened) = &layer.open else {
                 let digest = &layer.descriptor.digest;
                 return Err(Error::internal(format!("layer {digest} is not lazy")));
@@ -195,7 +184,7 @@ impl Shared {
             prefetches.push(prefetch);
             data.push(LayerData {
                 digest: layer.descriptor.digest.clone(),
-                table: self.shared_table(&layer.descriptor.digest, layer.index.as_ref(), table),
+                table: self.shared_table(&layer.descriptor.digest, of.as_ref(), table),
                 source: Arc::clone(&opened.layer.source),
                 space: opened.layer.space.clone(),
             });
@@ -221,7 +210,7 @@ impl Shared {
         }
         let switch = Switch::default();
         let reader = Arc::new(Switched {
-            engine,
+            engine: Arc::new(engine),
             switch: switch.clone(),
         });
         let reference = image.reference.clone();
@@ -237,6 +226,33 @@ impl Shared {
         })
     }
 
+    /// The index of layer `number`, with its digest as it is known by; made here if the attached one is
+    /// gone since the image was opened.
+    async fn index_to_show(
+        &self,
+        image: &Image,
+        number: usize,
+    ) -> Result<(LayerIndex, Option<Digest>)> {
+        let layer = &image.layers[number];
+        let held = layer.open.as_ref().and_then(|it| {
+            let mut held = it.index.lock().unwrap_or_else(PoisonError::into_inner);
+            held.take()
+        });
+        if let Some(index) = held {
+            return Ok((index, layer.index.clone()));
+        }
+        match (confirm::index_of(self, image, number).await, &layer.open) {
+            (Ok(opened), _) => Ok((opened.index, layer.index.clone())),
+            (Err(error), Some(opened)) if layer.way == Way::Attached => {
+                let digest = &layer.descriptor.digest;
+                tracing::warn!(layer = %digest, %error, "its attached index is gone; indexed here");
+                let opened = admit::index_here(self, &opened.layer, layer).await?;
+                Ok((opened.index, None))
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
     /// The table that other images use for the same layer and index, or this one.
     fn shared_table(
         &self,
@@ -246,7 +262,9 @@ impl Shared {
     ) -> Arc<ChunkTable> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = tables.entry((layer.clone(), index.cloned())).or_default();
-        slot.upgrade().unwrap_or_else(|| {
+        // A kept index that was made anew may cut files otherwise.
+        let same = |it: &Arc<ChunkTable>| it.chunks == table.chunks && it.units == table.units;
+        slot.upgrade().filter(same).unwrap_or_else(|| {
             let table = Arc::new(table);
             *slot = Arc::downgrade(&table);
             table

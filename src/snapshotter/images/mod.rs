@@ -36,7 +36,6 @@ use crate::{
 
 mod admit;
 mod adopt;
-mod check;
 mod config;
 mod confirm;
 mod findings;
@@ -48,10 +47,9 @@ mod lower;
 mod measured;
 mod mounts;
 mod report;
-mod switch;
 
 pub use self::{
-    config::{Confirm, ImagesConfig, PolicySource, Repositories},
+    config::{Confirm, ImagesConfig, Ordinary, PolicySource, Repositories},
     front_end::{FrontEnd, FrontEnds, Mount, devices_of},
     measured::ImagesCounts,
     report::{AdoptionReport, ConfirmReport, ImageReport, MountReport},

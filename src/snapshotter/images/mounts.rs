@@ -13,9 +13,9 @@ use super::{
     findings::Subject,
     front_end::{FrontEnd, Mount},
     report::About,
-    switch::Switch,
 };
 use crate::{
+    engine::Switch,
     error::{Error, Result},
     oci::Digest,
 };

@@ -12,6 +12,7 @@ use crate::{
     keys::{KeyConfig, Keyring, KeysReport},
     mount::FrontEnd,
     oci::Digest,
+    open::IndexKind,
     source::registry::{HostCounts, RegistryState},
     store::Store,
     trust::{Class, PolicyReport, Rule},
@@ -25,6 +26,8 @@ pub(super) struct About {
     class: Class,
     /// Digest and size of the layers that it shows, the lowest first.
     layers: Vec<(Digest, u64)>,
+    /// What they were opened by.
+    indexes: Vec<IndexKind>,
     /// How many the image has.
     of_layers: usize,
     since: SystemTime,
@@ -43,6 +46,8 @@ pub struct MountReport {
     pub layer_number: u16,
     /// How many layers the image has.
     pub of_layers: usize,
+    /// What each layer that it shows was opened by, the lowest first.
+    pub indexes: Vec<IndexKind>,
     /// Class of the grant.
     pub class: Class,
     /// Where it is.
@@ -96,6 +101,8 @@ pub struct ImageReport {
     pub lazy: usize,
     /// How many layers there are.
     pub layers: usize,
+    /// What each lazy layer was opened by, the lowest first.
+    pub indexes: Vec<IndexKind>,
     /// Bytes of their blobs.
     pub bytes: u64,
     /// How long ago it was last asked for.
@@ -136,6 +143,7 @@ impl Images {
                     manifest: about.manifest.clone(),
                     layer_number: u16::try_from(about.layers.len() - 1).unwrap_or(u16::MAX),
                     of_layers: about.of_layers,
+                    indexes: about.indexes.clone(),
                     class: about.class,
                     directory: slot.directory.clone(),
                     since: about.since,
@@ -202,6 +210,7 @@ impl Images {
                 rule: image.grant.rule().clone(),
                 lazy: image.lazy,
                 layers: image.layers.len(),
+                indexes: image.kinds(image.lazy),
                 bytes: image.bytes(image.layers.len()),
                 idle: known.asked.elapsed(),
             });
@@ -282,6 +291,7 @@ impl About {
             layers: layers
                 .map(|it| (it.descriptor.digest.clone(), it.descriptor.size))
                 .collect(),
+            indexes: image.kinds(number + 1),
             of_layers: image.layers.len(),
             since: SystemTime::now(),
             meter,
@@ -300,6 +310,7 @@ impl About {
             manifest = %self.manifest,
             class = %self.class,
             layers = self.layers.len(),
+            indexes = IndexKind::summary(&self.indexes),
             bytes = self.bytes(),
             directory = %directory.display(),
             front_end = %self.front_end,

@@ -17,6 +17,7 @@ use crate::{
     error::{Error, Result},
     keys::{KeyCounts, KeysReport},
     oci::Digest,
+    open::IndexKind,
     snapshotter::{
         Uses,
         images::{AdoptionReport, Confirm, ImageReport, Images, MountReport},
@@ -126,6 +127,7 @@ impl Mount {
             class: report.class.to_string(),
             layers: usize::from(report.layer_number) + 1,
             of_layers: report.of_layers,
+            indexes: names(&report.indexes),
             directory: report.directory,
             since: rfc3339(report.since),
             front_end: report.front_end.to_string(),
@@ -173,6 +175,7 @@ impl From<ImageReport> for Image {
             requirements: report.rule.requirements,
             lazy: report.lazy,
             layers: report.layers,
+            indexes: names(&report.indexes),
             bytes: report.bytes,
             idle_seconds: report.idle.as_secs_f64(),
         }
@@ -272,6 +275,10 @@ impl From<RegistryState> for Registry {
 )]
 fn rate(some: u64, all: u64) -> Option<f64> {
     (all > 0).then(|| some as f64 / all as f64)
+}
+
+fn names(indexes: &[IndexKind]) -> Vec<String> {
+    indexes.iter().map(ToString::to_string).collect()
 }
 
 /// To whole seconds; times that cannot be written are those of a broken clock.

@@ -97,6 +97,9 @@ pub struct Mount {
     pub layers: usize,
     /// The image has so many.
     pub of_layers: usize,
+    /// What each layer that it shows was opened by, the lowest first (`docs/status.md`).
+    #[serde(default)]
+    pub indexes: Vec<String>,
     /// Where it is.
     pub directory: PathBuf,
     /// Since when.
@@ -162,6 +165,9 @@ pub struct Image {
     pub lazy: usize,
     /// So many there are.
     pub layers: usize,
+    /// What each lazy layer was opened by, the lowest first.
+    #[serde(default)]
+    pub indexes: Vec<String>,
     /// Bytes of their blobs.
     pub bytes: u64,
     /// How long ago it was last asked for.

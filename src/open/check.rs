@@ -2,7 +2,10 @@
 //! names, the tar the configuration names, the files the index names.
 //!
 //! The index needs its own look: a zstd:chunked table of contents lies outside the tar, so a DiffID
-//! says nothing of it.
+//! says nothing of it, and what is attached to an image is anybody's word. One without digests of files
+//! is held against the tar by what its spans decode to.
+
+mod spans;
 
 use std::{
     collections::HashMap,
@@ -15,6 +18,7 @@ use bytes::{Buf, Bytes};
 use futures::StreamExt;
 use tokio::{sync::mpsc, time::Instant};
 
+use self::spans::{Raw, Spans};
 use crate::{
     codec,
     error::{Error, Kind, Result},
@@ -27,7 +31,7 @@ use crate::{
 
 /// What a layer turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Checked {
+pub(crate) enum Checked {
     /// What its image claims.
     Same,
     /// Something else.
@@ -36,9 +40,9 @@ pub(super) enum Checked {
 
 /// Where the chunks of a layer that is checked are kept: what has been fetched need not be fetched again.
 #[derive(Clone, Debug)]
-pub(super) struct Keep {
-    pub(super) store: Arc<Store>,
-    pub(super) space: Space,
+pub(crate) struct Keep {
+    pub(crate) store: Arc<Store>,
+    pub(crate) space: Space,
 }
 
 /// Pieces between network and decoder.
@@ -55,7 +59,7 @@ const OF_THE_FORMAT: [&[u8]; 3] = [
 ///
 /// # Errors
 /// What keeps the layer from being read; then nothing is known of it.
-pub(super) async fn check(
+pub(crate) async fn check(
     blob: Arc<dyn BlobSource>,
     compression: Compression,
     diff_id: Digest,
@@ -65,17 +69,16 @@ pub(super) async fn check(
 ) -> Result<Checked> {
     let (send, receive) = mpsc::channel(QUEUE);
     let reading = tokio::task::spawn_blocking(move || {
+        let raw = (!index.table.spans.is_empty()).then(Raw::default);
         let feed = Feed {
             pieces: receive,
             current: Bytes::new(),
             ended: false,
+            raw: raw.clone(),
         };
-        compare(
-            codec::reader(compression, feed)?,
-            &diff_id,
-            &index,
-            keep.as_ref(),
-        )
+        let spans = raw.map(|raw| Spans::new(&index.table, raw));
+        let tar = codec::reader(compression, feed)?;
+        compare(tar, spans, &diff_id, &index, keep.as_ref())
     });
     let streamed = stream(&*blob, send, rate).await;
     let compared = reading
@@ -116,6 +119,7 @@ async fn stream(blob: &dyn BlobSource, pieces: mpsc::Sender<Bytes>, rate: u64) -
 /// Holds a tar against its digest and index.
 fn compare(
     tar: impl Read,
+    spans: Option<Spans<'_>>,
     diff_id: &Digest,
     index: &LayerIndex,
     keep: Option<&Keep>,
@@ -123,6 +127,8 @@ fn compare(
     let hashed = Hashed {
         inner: tar,
         hasher: diff_id.hasher(),
+        count: 0,
+        spans,
     };
     let mut reader = TarReader::new(hashed);
     let difference = files(&mut reader, index, keep);
@@ -135,12 +141,16 @@ fn compare(
             "its tar is {found}, its image claims {diff_id}"
         )));
     }
-    Ok(difference?.map_or(Checked::Same, Checked::Other))
+    let difference = match (difference?, hashed.spans) {
+        (None, Some(spans)) => spans.finish(),
+        (difference, _) => difference,
+    };
+    Ok(difference.map_or(Checked::Same, Checked::Other))
 }
 
 /// The first difference between a tar's entries and an index's.
 fn files<R: Read>(
-    tar: &mut TarReader<R>,
+    tar: &mut TarReader<Hashed<'_, R>>,
     index: &LayerIndex,
     keep: Option<&Keep>,
 ) -> Result<Option<String>> {
@@ -163,6 +173,12 @@ fn files<R: Read>(
         }
         if let EntryKind::Regular { chunks, .. } = &listed.kind {
             for chunk in &index.table.chunks[chunks.start as usize..chunks.end as usize] {
+                // Which bytes of a span are the chunk's, its digest would tell.
+                if let Some(spans) = &tar.input().spans
+                    && spans.place(chunk) != Some(tar.input().count)
+                {
+                    return differs("place");
+                }
                 let mut bytes = vec![0; chunk.length as usize];
                 tar.read_exact(&mut bytes)
                     .map_err(|e| Error::invalid("layer cannot be decoded").with_source(e))?;
@@ -231,6 +247,8 @@ struct Feed {
     pieces: mpsc::Receiver<Bytes>,
     current: Bytes,
     ended: bool,
+    /// Sees all that is read, too.
+    raw: Option<Raw>,
 }
 
 impl Read for Feed {
@@ -239,6 +257,9 @@ impl Read for Feed {
             match self.pieces.blocking_recv() {
                 Some(bytes) => {
                     self.ended = bytes.is_empty();
+                    if let Some(raw) = &self.raw {
+                        raw.push(&bytes);
+                    }
                     self.current = bytes;
                 }
                 None => {
@@ -254,15 +275,22 @@ impl Read for Feed {
 }
 
 /// Hashes what is read through it.
-struct Hashed<R> {
+struct Hashed<'a, R> {
     inner: R,
     hasher: Hasher,
+    /// Bytes so far.
+    count: u64,
+    spans: Option<Spans<'a>>,
 }
 
-impl<R: Read> Read for Hashed<R> {
+impl<R: Read> Read for Hashed<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..count]);
+        self.count += count as u64;
+        if let Some(spans) = &mut self.spans {
+            spans.take(&buffer[..count]);
+        }
         Ok(count)
     }
 }

@@ -7,32 +7,30 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use crate::{
-    engine::{Engine, FileData, ReadDone, ReadFile},
-    error::Error,
-};
+use super::{Engine, FileData, ReadDone, ReadFile};
+use crate::error::Error;
 
 /// One image's switch, which all its mounts share. It goes one way.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Switch(Arc<OnceLock<String>>);
+pub(crate) struct Switch(Arc<OnceLock<String>>);
 
 /// An engine behind a switch.
-pub(super) struct Switched {
-    pub(super) engine: Engine,
-    pub(super) switch: Switch,
+pub(crate) struct Switched {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) switch: Switch,
 }
 
 // === impl Switch ===
 
 impl Switch {
     /// Fails all reads from now on.
-    pub(super) fn poison(&self, why: &str) {
+    pub(crate) fn poison(&self, why: &str) {
         // The first reason stays.
         let _ = self.0.set(why.to_owned());
     }
 
     /// Why reads fail, if they do.
-    pub(super) fn poisoned(&self) -> Option<&str> {
+    pub(crate) fn poisoned(&self) -> Option<&str> {
         self.0.get().map(String::as_str)
     }
 }

@@ -167,3 +167,62 @@ async fn a_blob_that_is_not_the_one_tells_nothing() {
     assert_eq!(error.unwrap_err().kind(), Kind::Corrupt);
     assert_eq!(*broken.1.lock().unwrap(), 1);
 }
+
+/// Of SOCI: a layer, and the index that SOCI made of it.
+fn of_soci() -> (Arc<MemoryBlob>, Digest, LayerIndex) {
+    let layer = &include_bytes!("../../../tests/data/index/layer.tar.gz")[..];
+    let ztoc = include_bytes!("../../../tests/data/index/layer.ztoc");
+    let mut tar = Vec::new();
+    let mut decoder = flate2::read::MultiGzDecoder::new(layer);
+    decoder.read_to_end(&mut tar).unwrap();
+    let index = index::parse_ztoc(ztoc, layer.len() as u64).unwrap();
+    let blob = MemoryBlob::new(Bytes::from_static(layer));
+    (Arc::new(blob), Digest::sha256(&tar), index)
+}
+
+#[tokio::test]
+async fn spans_are_held_against_the_tar() {
+    let lies: [(&str, Lie); 6] = [
+        ("place", |index| {
+            let first = &mut index.table.chunks[0];
+            let index::Place::Unit { offset, .. } = &mut first.place else {
+                panic!("no holes");
+            };
+            *offset += 512;
+        }),
+        ("another digest", |index| index.table.spans[1][0] ^= 1),
+        ("span 1 of its index", |index| {
+            let point = &index.table.checkpoints.list[1];
+            let mut window = point.window().unwrap();
+            window.iter_mut().for_each(|byte| *byte ^= 0x15);
+            let (offset, bits, plain) = (point.offset, point.bits, point.plain);
+            index.table.checkpoints.list[1] =
+                codec::Checkpoint::new(offset, bits, plain, &window).unwrap();
+        }),
+        ("beyond its tar", |index| {
+            index.table.checkpoints.plain_size += 1 << 20;
+        }),
+        ("mode", |index| {
+            let file = { index.entries.iter_mut() }.find(|it| *it.path == *b"usr/noise");
+            file.unwrap().mode = 0o755;
+        }),
+        ("is not in its index", |index| {
+            index.entries.retain(|it| *it.path != *b"etc/hello");
+        }),
+    ];
+    let (blob, diff_id, honest) = of_soci();
+    let check_it = |index: LayerIndex| {
+        let (blob, diff_id) = (Arc::clone(&blob), diff_id.clone());
+        check(blob, Compression::Gzip, diff_id, index, 0, None)
+    };
+    assert!(honest.table.spans.len() > 1);
+    assert_eq!(check_it(honest.clone()).await.unwrap(), Checked::Same);
+    for (said, lie) in lies {
+        let mut index = honest.clone();
+        lie(&mut index);
+        match check_it(index).await.unwrap() {
+            Checked::Other(why) => assert!(why.contains(said), "{said}: {why}"),
+            Checked::Same => panic!("{said}"),
+        }
+    }
+}
