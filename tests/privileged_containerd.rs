@@ -377,8 +377,8 @@ fn mount_of(pipeline: &Pipeline, socket: &Path, image: &str) -> serde_json::Valu
     let status = pipeline
         .nacre(["--json", "status", "--socket", &socket])
         .json();
-    let mounts = status["lazy"]["mounts"].as_array().unwrap().iter();
-    let ours = mounts.filter(|it| it["reference"] == image).last();
+    let mut mounts = status["lazy"]["mounts"].as_array().unwrap().iter();
+    let ours = mounts.rfind(|it| it["reference"] == image);
     ours.unwrap().clone()
 }
 

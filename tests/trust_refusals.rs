@@ -400,7 +400,7 @@ async fn signatures_by_key_in_bundles() {
         .await;
     // The last of too many is not looked at. The registry lists them by digest.
     let case = bench.case("too many").await;
-    let last = |bundle: &str| case.referrer(bundle).digest.hex().to_owned();
+    let last = |bundle: &str| case.referrer(bundle).digest.hex();
     let good = std::iter::repeat_with(|| signed(&case).to_string());
     let good = { good }
         .find(|bundle| last(bundle).starts_with('f'))

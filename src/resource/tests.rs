@@ -241,7 +241,9 @@ fn a_thread_without_a_runtime_can_ask() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("s");
-    let server = runtime.block_on(async { serve(&socket, answer(b"one")) });
+    let entered = runtime.enter();
+    let server = serve(&socket, answer(b"one"));
+    drop(entered);
     let read = by_hub(&socket, LONG, LONG).read(Path::new(URI), 3);
     assert_eq!(read.unwrap()[..], *b"one");
     runtime.block_on(server).unwrap();

@@ -4,7 +4,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::OnceLock,
 };
 
@@ -16,6 +16,8 @@ use super::docker_registry::installed;
 #[derive(Debug)]
 pub struct PrivateSigstore {
     directory: tempfile::TempDir,
+    /// Its standard input is open as long as this is there.
+    _services: Child,
 }
 
 // === impl PrivateSigstore ===
@@ -49,9 +51,10 @@ impl PrivateSigstore {
             stderr.read_to_string(&mut said).unwrap();
             panic!("scripts/private-sigstore: {said}");
         }
-        // Its end is the end of the services.
-        std::mem::forget(child.stdin.take());
-        Self { directory }
+        Self {
+            directory,
+            _services: child,
+        }
     }
 
     pub fn file(&self, name: &str) -> PathBuf {

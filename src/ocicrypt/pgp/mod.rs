@@ -230,9 +230,9 @@ impl PgpPacket {
         let malformed =
             |e: pgp::errors::Error| Error::invalid("PGP: malformed").with_source(e.to_string());
         let bytes = whole(packet).ok_or_else(|| Error::invalid("PGP: malformed"))?;
-        let esk = match Message::from_bytes(&bytes[..]).map_err(malformed)? {
-            Message::Encrypted { esk, .. } => esk,
-            _ => return Err(Error::invalid("PGP: not an encrypted message")),
+        let Message::Encrypted { esk, .. } = Message::from_bytes(&bytes[..]).map_err(malformed)?
+        else {
+            return Err(Error::invalid("PGP: not an encrypted message"));
         };
         let mut recipients = Vec::new();
         for one in esk {
