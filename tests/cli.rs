@@ -92,8 +92,8 @@ fn help_lists_the_commands() {
     assert_eq!(
         commands,
         [
-            "mount", "umount", "inspect", "verify", "sbom", "ls", "cat", "pull", "serve", "status",
-            "release", "config", "image", "help"
+            "mount", "umount", "inspect", "verify", "discover", "sbom", "ls", "cat", "pull",
+            "serve", "status", "release", "config", "image", "help"
         ]
     );
     assert!(help.contains("Exit codes: 0 done"));
