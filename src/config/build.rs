@@ -262,7 +262,7 @@ impl Config {
     /// The platform to take from an index.
     ///
     /// # Errors
-    /// [`Kind::Invalid`](crate::Kind::Invalid).
+    /// [`Kind::Invalid`].
     pub fn platform(&self) -> Result<Platform> {
         match self.registry.platform.as_str() {
             "" => Ok(Platform::host()),
