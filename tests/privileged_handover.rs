@@ -266,7 +266,7 @@ impl Encrypted {
 
     fn config(&self, front_end: FrontEnd) -> String {
         format!(
-            "front_end = \"{front_end}\"\n[snapshotter]\nmin_lazy_kib = 0\n[trust]\npolicy = {:?}\n[keys]\n\
+            "front_end = \"{front_end}\"\n[snapshotter]\nmin_lazy_kib = 0\n[fetch]\ncomplete = false\n[trust]\npolicy = {:?}\n[keys]\n\
              decryption_keys = [{:?}]\n",
             self.pipeline.path("policy.json"),
             self.pipeline.path("layer.pem"),
@@ -336,7 +336,7 @@ impl Toy {
         let seconds = DEADLINE.as_secs();
         format!(
             "front_end = \"{front_end}\"\n{first}\n[snapshotter]\nmin_lazy_kib = 0\n[registry]\ndeadline_seconds = {seconds}\n\
-             [trust]\nconfirm_after_seconds = 3600\npolicy = {policy:?}\n"
+             [fetch]\ncomplete = false\n[trust]\nconfirm_after_seconds = 3600\npolicy = {policy:?}\n"
         )
     }
 
