@@ -326,13 +326,22 @@ impl Shared {
     /// Has the units decoded that are whole.
     fn hand_over(&self, queues: &Queues, layer: u16, arriving: &mut Arriving, why: Why) {
         while let Some((unit, compressed)) = arriving.whole_unit() {
+            if self.flights.is_wanted(layer, unit) {
+                queues.send(Task::Decode {
+                    layer,
+                    unit,
+                    compressed,
+                    why,
+                });
+                continue;
+            }
             self.laid.add(LaidUnit {
                 layer,
                 unit,
                 compressed,
                 why,
             });
-            // After it was laid down: who comes from here on takes it out of turn.
+            // Who came before it was laid down did not find it; who comes from here on takes it.
             if !(self.flights.is_wanted(layer, unit) && self.decode_now(queues, layer, unit)) {
                 queues.send(Task::DecodeNext);
             }

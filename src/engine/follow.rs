@@ -6,7 +6,10 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::{
+    sync::{Notify, Semaphore, oneshot},
+    task::spawn_blocking,
+};
 
 use super::{
     Shared,
@@ -68,8 +71,18 @@ impl Shared {
                 // Dropped when it has come, or will not come.
                 let _ = soon.await;
                 shared.laid.room().await;
+                shared.store_keeps_up().await;
             }
         });
+    }
+
+    /// Ends when little waits to be written: what the store cannot take would be fetched twice.
+    async fn store_keeps_up(&self) {
+        if self.store.is_behind() {
+            let store = Arc::clone(&self.store);
+            // It fails only where the runtime ends.
+            let _ = spawn_blocking(move || store.flush()).await;
+        }
     }
 
     /// A reader wants a unit that is on its way: if it has come it is decoded now, and if only a profile

@@ -617,7 +617,7 @@ async fn completion_never_takes_the_room_of_what_was_read() {
         .complete(&background(Duration::ZERO), "image", false, async {});
     // Its task ends when it finds that there is no room, and with it its hold on the background.
     while Arc::strong_count(f.engine.shared.background.get().unwrap()) > 1 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(
         f.requests(),

@@ -61,7 +61,6 @@ impl Workers {
         // Unbounded, but what waits is bounded by the kernel's requests and the stream windows.
         let (urgent, urgent_tasks) = crossbeam_channel::unbounded();
         let (later, later_tasks) = crossbeam_channel::unbounded();
-        let never = crossbeam_channel::never();
         let queues = Queues { urgent, later };
         let mut workers = Self {
             queues,
@@ -69,11 +68,6 @@ impl Workers {
         };
         for i in 0..count {
             let (shared, queues) = (Arc::clone(shared), workers.queues.clone());
-            // One is left for what readers wait for.
-            let later_tasks = match (i, count) {
-                (0, 2..) => &never,
-                _ => &later_tasks,
-            };
             let (urgent, later) = (urgent_tasks.clone(), later_tasks.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("nacre-work-{i}"))
@@ -152,9 +146,6 @@ fn work(shared: &Arc<Shared>, queues: &Queues, urgent: &Receiver<Task>, later: &
             }
             // It may have been taken out of turn.
             Ok(Task::DecodeNext) => {
-                if shared.store.is_behind() {
-                    shared.store.flush();
-                }
                 if let Some(it) = shared.laid.next() {
                     shared.decode(queues, it.layer, it.unit, &it.compressed, it.why);
                 }
