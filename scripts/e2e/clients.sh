@@ -187,7 +187,11 @@ nerd() {
 logged() { grep -c -- "$1" "$here/nacre.log" || true; }
 
 # Lower directories, by whichever front end; but that of the pods' sandboxes.
-image_mounts() { mounts_below "$here/nacre/images" | grep -v "$(cat "$work/pause.digest")" || true; }
+image_mounts() {
+  local pause=none
+  [ ! -e "$work/pause.digest" ] || pause=$(cat "$work/pause.digest")
+  mounts_below "$here/nacre/images" | grep -v "$pause" || true
+}
 
 # layer_digest REPOSITORY:TAG NUMBER
 layer_digest() {
