@@ -40,30 +40,38 @@ pub fn start() -> Option<(DockerRegistry, Cosign)> {
     Some((DockerRegistry::start()?, Cosign { home }))
 }
 
+/// Runs a cosign in `home`, with this environment besides, so that whatever would leave the machine fails
+/// at once; gives whether it succeeded, and what it said.
+pub fn on_loopback(
+    program: &str,
+    home: &Path,
+    environment: &[(&str, PathBuf)],
+    arguments: &[&str],
+) -> (bool, String) {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(home)
+        .env("HOME", home)
+        .env("DOCKER_CONFIG", home)
+        .env("COSIGN_PASSWORD", "")
+        .env("HTTPS_PROXY", "http://127.0.0.1:1")
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+        .env("NO_PROXY", "127.0.0.1")
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
+    (output.status.success(), said.concat())
+}
+
 // === impl Cosign ===
 
 impl Cosign {
     /// Runs cosign; gives its output, or its complaint.
     pub fn run(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = Command::new("cosign")
-            .args(arguments)
-            .current_dir(self.home.path())
-            .env("HOME", self.home.path())
-            .env("DOCKER_CONFIG", self.home.path())
-            .env("COSIGN_PASSWORD", "")
-            // Whatever would leave the machine fails at once.
-            .env("HTTPS_PROXY", "http://127.0.0.1:1")
-            .env("HTTP_PROXY", "http://127.0.0.1:1")
-            .env("NO_PROXY", "127.0.0.1")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        match output.status.success() {
+        let (succeeded, text) = on_loopback("cosign", self.home.path(), &[], arguments);
+        match succeeded {
             true => Ok(text),
             false => Err(text),
         }

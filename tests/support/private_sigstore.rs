@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::docker_registry::installed;
+use super::{cosign::on_loopback, docker_registry::installed};
 
 /// Services that run until this program ends: they notice that nobody holds their standard input.
 #[derive(Debug)]
@@ -86,31 +86,14 @@ pub fn cosign(
     sigstore: &PrivateSigstore,
     arguments: &[&str],
 ) -> String {
-    let output = Command::new(program)
-        .args(arguments)
+    let environment = [
         // What the second version verifies its own work with; the third has a trusted root.
-        .env("SIGSTORE_ROOT_FILE", sigstore.file("fulcio.pem"))
-        .env("SIGSTORE_REKOR_PUBLIC_KEY", sigstore.file("older-log.pub"))
-        .env(
-            "SIGSTORE_CT_LOG_PUBLIC_KEY_FILE",
-            sigstore.file("older-log.pub"),
-        )
-        .current_dir(home)
-        .env("HOME", home)
-        .env("DOCKER_CONFIG", home)
-        .env("COSIGN_PASSWORD", "")
-        // Whatever would leave the machine fails at once.
-        .env("HTTPS_PROXY", "http://127.0.0.1:1")
-        .env("HTTP_PROXY", "http://127.0.0.1:1")
-        .env("NO_PROXY", "127.0.0.1")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(output.status.success(), "{program} {arguments:?}: {text}");
+        ("SIGSTORE_ROOT_FILE", "fulcio.pem"),
+        ("SIGSTORE_REKOR_PUBLIC_KEY", "older-log.pub"),
+        ("SIGSTORE_CT_LOG_PUBLIC_KEY_FILE", "older-log.pub"),
+    ]
+    .map(|(name, file)| (name, sigstore.file(file)));
+    let (succeeded, text) = on_loopback(program, home, &environment, arguments);
+    assert!(succeeded, "{program} {arguments:?}: {text}");
     text
 }
