@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use time::OffsetDateTime;
 
 use crate::{
     codec,
-    error::Result,
+    error::{Error, Result},
     index::{self, Codec},
     oci::{Descriptor, Document, Platform, RawManifest, Reference, media_type::Compression},
     ocicrypt::{
@@ -22,8 +23,8 @@ use crate::{
         private_key::PrivateKey,
         public_key,
     },
-    resource,
-    source::registry::{challenge, header},
+    profile, resource,
+    source::registry::{challenge, header, multipart::Multipart},
     tar::TarReader,
     tree::Tree,
     trust::{self, Policy, PublicKey},
@@ -120,6 +121,74 @@ pub fn gzip_stream(blob: &[u8]) -> usize {
         made += run.len();
     }
     made / MOST
+}
+
+/// A zstd stream: what it gives from first to last, and again from each of its frames.
+pub fn zstd_stream(blob: &[u8]) -> usize {
+    // The format can expand by much more: what is longer is not looked at.
+    const MOST: usize = 4 << 20;
+    let mut runs = Vec::<Vec<u8>>::new();
+    let mut total = 0;
+    let mut sink = |piece: codec::Piece| {
+        let run = piece.run as usize;
+        runs.resize(runs.len().max(run + 1), Vec::new());
+        runs[run].extend_from_slice(&piece.bytes);
+        total += piece.bytes.len();
+        match total {
+            ..=MOST => Ok(()),
+            _ => Err(Error::unsupported("long enough")),
+        }
+    };
+    let mut walk = || -> Result<codec::Runs> {
+        let mut walk = codec::Walk::new(Compression::Zstd, 1000)?;
+        for piece in blob.chunks(777) {
+            walk.push(piece, &mut sink)?;
+        }
+        walk.finish(&mut sink)
+    };
+    let Ok(codec::Runs { units, .. }) = walk() else {
+        return 0;
+    };
+    assert_eq!(units.len(), runs.len());
+    for (number, (unit, run)) in units.iter().zip(&runs).enumerate() {
+        let begin = usize::try_from(unit.offset).unwrap_or(usize::MAX);
+        let compressed = &blob[begin..begin + unit.length as usize];
+        let again = codec::decode(unit.codec, compressed, run.len());
+        assert_eq!(again.ok().as_ref(), Some(run), "frame {number}");
+    }
+    units.len()
+}
+
+/// A profile, after its decompression.
+pub fn profile(plain: &[u8]) -> usize {
+    profile::parse(plain).map_or(0, |profile| profile.runs.len())
+}
+
+/// An answer of several ranges. Its first byte says in which pieces it arrives.
+pub fn multipart(answer: &[u8]) -> usize {
+    const SIZE: u64 = 1 << 30;
+    let Some((step, answer)) = answer.split_first() else {
+        return 0;
+    };
+    let longest = "b".repeat(70);
+    let mut made = 0;
+    for boundary in ["X-y", &longest] {
+        let kind = format!("multipart/byteranges; boundary={boundary}");
+        let Some(mut parts) = Multipart::of(&kind, SIZE) else {
+            continue;
+        };
+        let mut take = |mut piece: Bytes| {
+            while let Some((at, bytes)) = parts.take(&mut piece)? {
+                assert!(at + bytes.len() as u64 <= SIZE, "bytes beyond the blob");
+                made += bytes.len();
+            }
+            Ok::<_, &str>(())
+        };
+        let _ = answer
+            .chunks(usize::from(*step).max(1))
+            .try_for_each(|piece| take(Bytes::copy_from_slice(piece)));
+    }
+    made
 }
 
 /// A tar: names and attributes, and stored bytes of files.

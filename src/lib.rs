@@ -21,6 +21,7 @@
 //!     engine: engine::EngineConfig::RECOMMENDED,
 //!     platform: oci::Platform::host(),
 //!     expected_digest: None,
+//!     findings: None,
 //!     insecure_plaintext_store: false,
 //! };
 //! let image = opener.open(&reference, &repository, &location).await?;

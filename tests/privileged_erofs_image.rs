@@ -474,6 +474,7 @@ fn made_of_layout(reference: &str, store: &Path) -> Made {
         engine: EngineConfig::RECOMMENDED,
         platform: Platform::host(),
         expected_digest: None,
+        findings: None,
         insecure_plaintext_store: false,
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();

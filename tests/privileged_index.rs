@@ -277,29 +277,36 @@ fn what_is_damaged_or_gone_is_passed_over() {
 /// A mount in the foreground, whose log is read.
 struct Foreground {
     child: std::process::Child,
-    log: std::io::Lines<BufReader<std::process::ChildStderr>>,
 }
 
 impl Foreground {
     /// Mounts with the log of what happens.
-    fn mount(home: &Path, words: &[&str]) -> Self {
-        let mut child = command(home, words)
-            .arg("-v")
-            .stdout(std::process::Stdio::null())
+    fn mount(home: &Path, words: &[String]) -> Self {
+        let child = command(home, words)
+            .args(["-v", "--json"])
+            .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        Self { child, log }
+        Self { child }
+    }
+
+    /// What it says when it is mounted.
+    fn ready(&mut self) -> Value {
+        let mut line = String::new();
+        BufReader::new(self.child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        serde_json::from_str(&line).unwrap()
     }
 
     /// Reads the log up to a line that has this.
-    fn says(&mut self, what: &str) -> String {
+    fn says(&mut self, what: &str) {
         let mut all = String::new();
-        for line in &mut self.log {
+        for line in BufReader::new(self.child.stderr.as_mut().unwrap()).lines() {
             let line = line.unwrap();
             if line.contains(what) {
-                return line;
+                return;
             }
             all += &line;
             all.push('\n');
@@ -364,34 +371,35 @@ async fn an_index_that_the_policy_only_puts_up_with_is_held_against_the_layer() 
     let directory = home.path().join("mnt");
     fs::create_dir(&directory).unwrap();
     let place = directory.display().to_string();
+    let mount = |tag: &str| {
+        let reference = registry.reference("app", tag);
+        let words = ["mount", &reference, &place, "--policy", &policy];
+        let words = [&words[..], &["--store", &store, "--confirm-after", "0"]];
+        words
+            .concat()
+            .into_iter()
+            .map(String::from)
+            .collect::<Vec<_>>()
+    };
     for (tag, said) in [
         ("1", "confirmed"),
         ("lie", "layer is not what its image claims"),
     ] {
-        let reference = registry.reference("app", tag);
-        let mut mount = Foreground::mount(
-            home.path(),
-            &[
-                "mount",
-                &reference,
-                &place,
-                "--policy",
-                &policy,
-                "--store",
-                &store,
-                "--store-mib",
-                "0",
-                "--confirm-after",
-                "0",
-            ],
-        );
-        mount.says(said);
+        let mut mounted = Foreground::mount(home.path(), &mount(tag));
+        assert_eq!(mounted.ready()["unconfirmed"], 1);
+        mounted.says(said);
         let large = fs::read(directory.join("large"));
         match tag {
             "1" => assert!(large.unwrap() == content),
             _ => assert!(large.is_err()),
         }
     }
+    // The next mount knows.
+    let ready = Foreground::mount(home.path(), &mount("1")).ready();
+    assert_eq!(ready["indexes"], serde_json::json!(["nacre"]));
+    assert_eq!(ready["unconfirmed"], 0);
+    // Neither the index nor the image is believed again.
+    run(home.path(), mount("lie")).failed(5, &["its image claims sha256:"]);
 }
 
 #[test]

@@ -616,6 +616,7 @@ async fn open_by(policy: Policy, access: &Access, reference: &str) -> Result<Ope
         engine: EngineConfig::RECOMMENDED,
         platform: Platform::host(),
         expected_digest: None,
+        findings: None,
         insecure_plaintext_store: false,
     };
     let reference: Reference = reference.parse()?;

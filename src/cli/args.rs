@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     keys::{KeyConfig, Keyring},
     oci::{Digest, Location, Platform, Reference},
-    open::{OpenImage, Opener},
+    open::{Findings, OpenImage, Opener},
     resource::{self, ResourceConfig, Resources},
     source::{
         Access, Place, Repository, RepositoryWriter,
@@ -282,6 +282,7 @@ fn opener(
         engine: EngineConfig::RECOMMENDED,
         platform: registry.platform()?,
         expected_digest: trust.expected_digest.clone(),
+        findings: store.findings()?,
         insecure_plaintext_store: store.insecure_plaintext_store,
     })
 }
@@ -440,6 +441,15 @@ impl StoreArgs {
             disk,
             indexes,
         })
+    }
+
+    /// What was found of layers by their whole content; kept where their indexes are.
+    fn findings(&self) -> Result<Option<Arc<Findings>>> {
+        if self.store_mib == 0 || self.index_mib == 0 {
+            return Ok(None);
+        }
+        let file = self.index_directory()?.join("findings.json");
+        Ok(Some(Arc::new(Findings::open(file))))
     }
 
     /// Where metadata images of EROFS mounts may be written, best first: a disk, not memory, and not

@@ -96,6 +96,8 @@ struct Ready<'a> {
     front_end: FrontEnd,
     /// What each layer was opened by, the lowest first.
     indexes: &'a [IndexKind],
+    /// Layers by whose index nobody vouches, which are confirmed while they are in use.
+    unconfirmed: usize,
     inodes: usize,
     image_bytes: u64,
     traffic: TrafficSnapshot,
@@ -170,7 +172,7 @@ impl Mount {
         let report =
             signal(SignalKind::user_defined1()).map_err(|e| Error::io("signal handler", e))?;
         let follow = (!self.no_profile).then_some(FollowConfig::RECOMMENDED);
-        let mut image = self.image.open(&self.store, follow).await?;
+        let image = self.image.open(&self.store, follow).await?;
         let options = MountOptions {
             read_ahead_kib: self.read_ahead_kib,
             ..MountOptions::new(self.image.reference.to_string())
@@ -196,10 +198,10 @@ impl Mount {
         if let (None, Some(read_ahead)) = (self.read_ahead_kib, mounted.read_ahead()) {
             tokio::spawn(read_ahead.clone().narrow_for_start(image.engine.followed()));
         }
-        for layer in image.unconfirmed.drain(..) {
+        for layer in &image.unconfirmed {
             let after = Duration::from_secs(self.confirm_after);
             let rate = self.confirm_kib_per_second.saturating_mul(1024);
-            tokio::spawn(confirm(layer, after, rate, switch.clone()));
+            tokio::spawn(confirm(Arc::clone(layer), after, rate, switch.clone()));
         }
         Ok(Serving {
             image,
@@ -213,7 +215,7 @@ impl Mount {
 
 /// Holds a layer against its DiffID, again and again until that can be done; if it is something else, all
 /// reads fail from then on.
-async fn confirm(layer: Unconfirmed, after: Duration, rate: u64, switch: Switch) {
+async fn confirm(layer: Arc<Unconfirmed>, after: Duration, rate: u64, switch: Switch) {
     tokio::time::sleep(after).await;
     let layer_digest = layer.digest();
     loop {
@@ -274,6 +276,7 @@ impl Serving {
             directory: &mount.directory,
             front_end: self.mounted.front_end(),
             indexes: &self.image.indexes,
+            unconfirmed: self.image.unconfirmed.len(),
             inodes: self.image.tree.inode_count(),
             image_bytes: self.image.blob_bytes(),
             traffic: self.image.traffic.snapshot(),

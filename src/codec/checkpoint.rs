@@ -70,7 +70,7 @@ pub const WINDOW: usize = 32 << 10;
 /// Most bytes of a packed window: what zstd makes of one that it cannot compress.
 pub const MAX_PACKED_WINDOW: usize = WINDOW + 1024;
 /// Level of windows: 3 saves a twentieth for a third more time, 9 a tenth for six times as much.
-const WINDOW_LEVEL: i32 = 1;
+pub(super) const WINDOW_LEVEL: i32 = 1;
 
 // === impl Checkpoint ===
 

@@ -6,9 +6,16 @@
 
 use super::{
     WINDOW,
+    checkpoint::WINDOW_LEVEL,
     zlib::{At, Inflate, Until, Wrapping},
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// Makes windows of what lies before checkpoints; what takes long to set up is kept.
+pub(super) struct Windows {
+    inflate: Inflate,
+    packer: zstd::bulk::Compressor<'static>,
+}
 
 /// A checkpoint whose blocks are still to come.
 #[derive(Debug)]
@@ -25,8 +32,41 @@ pub(super) struct Pending {
 /// Most compressed bytes that are looked at: stored blocks of a whole window are shorter. If there are
 /// more, all of the window is kept.
 const MOST: usize = 4 * WINDOW;
-/// Room for one step.
-const STEP: usize = 4 << 10;
+
+// === impl Windows ===
+
+impl Windows {
+    pub(super) fn new() -> Result<Self> {
+        let packer = zstd::bulk::Compressor::new(WINDOW_LEVEL);
+        Ok(Self {
+            inflate: Inflate::new(Wrapping::Raw)?,
+            packer: packer.map_err(not_packed)?,
+        })
+    }
+
+    /// What a checkpoint needs of the bytes before it, packed; empty if it needs nothing.
+    ///
+    /// # Errors
+    /// `Internal` if a decoder cannot be set up.
+    pub(super) fn needed(&mut self, pending: Pending) -> Result<Box<[u8]>> {
+        let window = pending.window(&mut self.inflate)?;
+        if window.is_empty() {
+            return Ok(Box::default());
+        }
+        let packed = self.packer.compress(&window).map_err(not_packed)?;
+        Ok(packed.into())
+    }
+}
+
+impl std::fmt::Debug for Windows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Windows")
+    }
+}
+
+fn not_packed(error: std::io::Error) -> Error {
+    Error::internal("window of a checkpoint").with_source(error)
+}
 
 // === impl Pending ===
 
@@ -54,25 +94,22 @@ impl Pending {
     }
 
     /// The window without what is not needed; empty if nothing is.
-    ///
-    /// # Errors
-    /// `Internal` if a decoder cannot be set up.
-    pub(super) fn window(self) -> Result<Vec<u8>> {
+    fn window(self, inflate: &mut Inflate) -> Result<Vec<u8>> {
         if self.compressed.len() > MOST {
             return Ok(self.window);
         }
-        let places = 0..self.window.len();
-        let high = |place: usize| place.to_le_bytes()[1];
-        let low: Vec<u8> = places.clone().map(|it| it.to_le_bytes()[0]).collect();
-        let once: Vec<u8> = places.clone().map(high).collect();
-        // Differs from the one before everywhere, and in nothing else that is decoded.
-        let twice: Vec<u8> = places.map(|it| high(it) ^ 0x80).collect();
-        let (low, once, twice) = (self.over(&low)?, self.over(&once)?, self.over(&twice)?);
+        let places = (0..self.window.len()).map(usize::to_le_bytes);
+        let (low, high): (Vec<u8>, Vec<u8>) = places
+            // A place has 15 bits. The sixteenth says that the two are never alike, as whatever does
+            // not come from the window is.
+            .map(|[low, high, ..]| (low, high | (!low & 0x80)))
+            .unzip();
+        let (low, high) = (self.over(&low, inflate)?, self.over(&high, inflate)?);
         let mut needed = vec![0; self.window.len()];
         let mut first = self.window.len();
-        for ((low, high), other) in low.iter().zip(once).zip(twice) {
-            if high != other {
-                let place = usize::from(u16::from_le_bytes([*low, high]));
+        for (low, high) in low.into_iter().zip(high) {
+            if low != high {
+                let place = usize::from(u16::from_le_bytes([low, high & 0x7f]));
                 if let (Some(to), Some(from)) = (needed.get_mut(place), self.window.get(place)) {
                     *to = *from;
                     first = first.min(place);
@@ -83,8 +120,8 @@ impl Pending {
     }
 
     /// What comes first, decoded over a window.
-    fn over(&self, window: &[u8]) -> Result<Vec<u8>> {
-        let mut inflate = Inflate::new(Wrapping::Raw)?;
+    fn over(&self, window: &[u8], inflate: &mut Inflate) -> Result<Vec<u8>> {
+        inflate.reset(Wrapping::Raw)?;
         inflate.window(window)?;
         let mut rest = &self.compressed[..];
         if self.bits > 0
@@ -93,10 +130,11 @@ impl Pending {
             inflate.prime(8 - self.bits, first >> self.bits)?;
             rest = others;
         }
-        let mut plain = Vec::with_capacity(WINDOW + STEP);
+        let mut plain = Vec::with_capacity(WINDOW);
         while plain.len() < WINDOW {
             // What is malformed shows when it is decoded for good.
-            let Ok(step) = inflate.step(rest, &mut plain, STEP, Until::End) else {
+            let room = WINDOW - plain.len();
+            let Ok(step) = inflate.step(rest, &mut plain, room, Until::End) else {
                 break;
             };
             rest = &rest[step.consumed..];
@@ -104,7 +142,6 @@ impl Pending {
                 break;
             }
         }
-        plain.truncate(WINDOW);
         Ok(plain)
     }
 }

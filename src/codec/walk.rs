@@ -9,7 +9,7 @@ use zstd::stream::raw::{Decoder as ZstdDecoder, InBuffer, Operation, OutBuffer};
 use super::{
     MAX_WINDOW_LOG,
     checkpoint::{Checkpoint, Checkpoints, WINDOW},
-    needed::Pending,
+    needed::{Pending, Windows},
     zlib::{At, Inflate, Until, Wrapping},
 };
 use crate::{
@@ -108,6 +108,7 @@ struct Gzip {
     list: Vec<Checkpoint>,
     /// The last of them, until it is known what of its window is needed.
     pending: Option<Pending>,
+    windows: Windows,
     /// The last byte that was taken.
     last: u8,
     piece: Vec<u8>,
@@ -133,6 +134,7 @@ impl Gzip {
             spacing,
             list: Vec::new(),
             pending: None,
+            windows: Windows::new()?,
             last: 0,
             piece: Vec::new(),
             tail: Vec::with_capacity(2 * WINDOW),
@@ -235,19 +237,20 @@ impl Gzip {
         self.settle()?;
         let bits = (8 - unused) % 8;
         let offset = self.consumed - u64::from(unused > 0);
-        // Until it is settled it has none.
-        self.list
-            .push(Checkpoint::new(offset, bits, self.produced, &[])?);
-        if !window.is_empty() {
-            self.pending = Some(Pending::new(window, bits, self.last, self.produced));
+        // Until it is settled it has no window.
+        let checkpoint = Checkpoint::elsewhere(offset, bits, self.produced);
+        match window.is_empty() {
+            true => checkpoint.bring(Box::default()),
+            false => self.pending = Some(Pending::new(window, bits, self.last, self.produced)),
         }
+        self.list.push(checkpoint);
         Ok(())
     }
 
     /// Gives the last checkpoint what it needs of its window.
     fn settle(&mut self) -> Result<()> {
         if let (Some(pending), Some(last)) = (self.pending.take(), self.list.last_mut()) {
-            *last = Checkpoint::new(last.offset, last.bits, last.plain, &pending.window()?)?;
+            last.bring(self.windows.needed(pending)?);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 mod attached;
 mod check;
 mod confirm;
+mod findings;
 mod inspect;
 mod kind;
 mod ordinary;
@@ -22,11 +23,13 @@ use self::whole::Whole;
 pub(crate) use self::{
     attached::{Attached, Search},
     check::{Checked, Keep, check},
+    findings::{Finding, Subject},
     kind::Opened,
     ordinary::{diff_ids, is_ordinary, ordinary},
 };
 pub use self::{
     confirm::Unconfirmed,
+    findings::Findings,
     inspect::{ImageReport, IndexFrom, LayerReport, inspect},
     kind::IndexKind,
 };
@@ -59,6 +62,8 @@ pub struct Opener {
     pub platform: Platform,
     /// Digest that the reference must resolve to, if it is known.
     pub expected_digest: Option<Digest>,
+    /// What was found of layers whose index nobody vouched for; nothing is remembered without.
+    pub findings: Option<Arc<Findings>>,
     /// Stores chunks of encrypted layers unsealed.
     pub insecure_plaintext_store: bool,
 }
@@ -77,7 +82,7 @@ pub struct OpenImage {
     /// What each layer was opened by, the lowest first.
     pub indexes: Vec<IndexKind>,
     /// Layers whose index nobody vouches for, with which the policy puts up.
-    pub unconfirmed: Vec<Unconfirmed>,
+    pub unconfirmed: Vec<Arc<Unconfirmed>>,
 }
 
 /// An admitted layer that is ready to be read: decrypting if it is encrypted.
@@ -155,7 +160,8 @@ impl Opener {
         let (opened, profile) = tokio::join!(opened, profile);
         let opened = opened?;
         let indexes = opened.iter().map(|it| it.kind).collect();
-        let unconfirmed = Unconfirmed::among(&layers, &opened, claims.as_deref());
+        let claims = claims.as_deref().unwrap_or_default();
+        let unconfirmed = self.unconfirmed(&layers, &opened, claims);
         let (mut entries, mut data) = (Vec::new(), Vec::new());
         let mut prefetches = Vec::new();
         for (layer, Opened { index, .. }) in layers.iter().zip(opened) {

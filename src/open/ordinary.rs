@@ -10,7 +10,7 @@ use futures::future::OptionFuture;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{
-    Layer, Opener,
+    Findings, Layer, Opener,
     kind::{IndexKind, Opened},
     open_index,
 };
@@ -55,14 +55,15 @@ impl Opener {
     ) -> Result<Opened> {
         match claims.and_then(|it| it.get(number)) {
             Some(diff_id) if is_ordinary(&layer.descriptor) => {
-                ordinary(&self.store, layer, diff_id).await
+                ordinary(&self.store, layer, diff_id, self.findings.as_deref()).await
             }
             _ => open_index(layer, grant.class()).await,
         }
     }
 }
 
-/// The index of an ordinary layer: the kept one, one that is attached to the image, or a new one.
+/// The index of an ordinary layer: the kept one, one that is attached to the image and was not found to
+/// lie, or a new one.
 ///
 /// # Errors
 /// As [`index::build`].
@@ -70,6 +71,7 @@ pub(crate) async fn ordinary(
     store: &Arc<Store>,
     layer: &Layer,
     diff_id: &Digest,
+    findings: Option<&Findings>,
 ) -> Result<Opened> {
     let subject = Subject {
         blob: layer.descriptor.digest.clone(),
@@ -79,7 +81,8 @@ pub(crate) async fn ordinary(
     if let Some(kept) = kept(store, layer, subject.clone()).await? {
         return Ok(kept_here(kept));
     }
-    if let Some(index) = layer.attached.index(layer).await? {
+    let attached = layer.attached.index(layer).await?;
+    if let Some(index) = attached.and_then(|it| it.judged(layer, diff_id, findings)) {
         return Ok(index);
     }
     let _one_of_few = READING.acquire().await;

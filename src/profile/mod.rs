@@ -58,6 +58,11 @@ pub fn encode(profile: &Profile) -> Result<Vec<u8>> {
 pub fn decode(document: &[u8]) -> Result<Profile> {
     let plain = zstd::bulk::decompress(document, MAX_PLAIN)
         .map_err(|e| Error::invalid("profile: not zstd, or too large").with_source(e))?;
+    parse(&plain)
+}
+
+/// Reads a document after its decompression.
+pub(crate) fn parse(plain: &[u8]) -> Result<Profile> {
     let mut rest = plain
         .strip_prefix(MAGIC)
         .map(Rest::new)

@@ -8,9 +8,11 @@ use std::{
 
 use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
 use nacre::{
+    engine::{Profile, Run},
     fuzzing,
     index::{self, Algorithm, BuiltIndex, Claim, build},
     oci::Digest,
+    profile,
     source::MemoryBlob,
     tar::{TarEntry, TarReader},
 };
@@ -35,13 +37,16 @@ pub(crate) fn parsers() -> Vec<Parser> {
         parser("kept_index", fuzzing::kept_index, kept_indexes()),
         parser("keys", fuzzing::keys, keys()),
         parser("manifest", fuzzing::manifest, texts(&MANIFESTS)),
+        parser("multipart", fuzzing::multipart, multiparts()),
         parser("nacre_index", fuzzing::nacre_index, nacre_indexes()),
         parser("packets", fuzzing::packets, packets()),
         parser("policy", fuzzing::policy, policies()),
+        parser("profile", fuzzing::profile, profiles()),
         parser("reference", fuzzing::reference, texts(&REFERENCES)),
         parser("signatures", fuzzing::signatures, texts(&SIGNATURES)),
         parser("tar", fuzzing::tar, tars()),
         parser("toc", fuzzing::toc, tables()),
+        parser("zstd_stream", fuzzing::zstd_stream, zstd_streams()),
         parser("ztoc", fuzzing::ztoc, vec![read("index/layer.ztoc")]),
     ]
 }
@@ -96,6 +101,35 @@ fn nacre_indexes() -> Vec<Vec<u8>> {
     let table = index::nacre::write_table(&layer).unwrap();
     let part = index::nacre::encode(&layer, &blob, None).unwrap();
     vec![table, index::nacre::tables(&[part])]
+}
+
+/// Of one frame, and of several with one to skip between them.
+fn zstd_streams() -> Vec<Vec<u8>> {
+    let text = "a line of text, and another one\n".repeat(300);
+    let frame = |text: &str| zstd::bulk::compress(text.as_bytes(), 3).unwrap();
+    let skipped = b"\x50\x2a\x4d\x18\x04\0\0\0toc!".to_vec();
+    let several = [frame("one"), skipped, frame(""), frame(&text)].concat();
+    vec![frame(&text), several]
+}
+
+/// The first byte says in which pieces they arrive.
+fn multiparts() -> Vec<Vec<u8>> {
+    [7, 255]
+        .map(|step| {
+            let parts =
+                b"\r\n--X-y\r\nContent-Type: a/b\r\nContent-Range: bytes 5-9/1073741824\r\n\r\n\
+                01234\r\n--X-y\r\ncontent-range:bytes 90-91/*\r\n\r\nzz\r\n--X-y--\r\n";
+            [&[step], &parts[..]].concat()
+        })
+        .to_vec()
+}
+
+/// As they are before their compression.
+fn profiles() -> Vec<Vec<u8>> {
+    let run = |layer, bytes| Run { layer, bytes };
+    let runs = vec![run(1, 5000..9000), run(0, 0..300), run(1, 9000..1 << 33)];
+    let document = profile::encode(&Profile { runs }).unwrap();
+    vec![zstd::bulk::decompress(&document, 4096).unwrap()]
 }
 
 fn data(name: &str) -> PathBuf {

@@ -8,7 +8,6 @@ use futures::future::{BoxFuture, try_join_all};
 use super::{
     Shared,
     config::{Confirm, Ordinary},
-    findings::{Finding, Subject},
     image::{Image, ImageLayer, OpenLayer, Rules, Way, lazy_count},
     keep::Record,
     kept::{Kept, Mode},
@@ -17,7 +16,7 @@ use crate::{
     error::{Error, Kind, Result},
     keys::{KeyConfig, Keyring},
     oci::{Digest, Location, Reference, RegistryReference, media_type},
-    open::{self, Opened, Opener},
+    open::{self, Finding, Opened, Opener, Subject},
     resource::off_thread,
     source::Remembered,
     trust::{self, Class, Grant, Policy},
@@ -224,7 +223,7 @@ pub(super) async fn index_here(
         attached: open::Attached::default(),
         ..open.clone()
     };
-    let opened = open::ordinary(&shared.config.store, &plain, &layer.diff_id).await?;
+    let opened = open::ordinary(&shared.config.store, &plain, &layer.diff_id, None).await?;
     let subject = Subject::new(&layer.descriptor.digest, &layer.diff_id, None);
     if shared.findings.of(&subject).is_none() {
         shared.findings.add(&subject, Finding::Confirmed)?;
@@ -302,6 +301,8 @@ pub(super) async fn opener(shared: &Shared, policy: Policy, grant: &Grant) -> Re
         engine: shared.config.engine,
         platform: shared.config.platform.clone(),
         expected_digest: None,
+        // Who opens layers one by one looks them up.
+        findings: None,
         insecure_plaintext_store: shared.config.insecure_plaintext_store,
     })
 }

@@ -12,13 +12,12 @@ use tokio::{
 
 use super::{
     Shared, admit,
-    findings::{Finding, Subject},
     image::{Image, ImageLayer},
 };
 use crate::{
     error::{Error, Result},
     index::{Chunk, LayerIndex},
-    open::{Checked, Keep, Opened, check},
+    open::{Checked, Finding, Keep, Opened, Subject, check},
 };
 
 /// Layers that wait for their confirmation.

@@ -7,16 +7,13 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    findings::{Findings, Subject},
-    kept::Kept,
-};
+use super::kept::Kept;
 use crate::{
     engine::Profile,
     error::{Error, Kind, Result},
     index::{Binding, LayerIndex},
     oci::{Descriptor, Digest, media_type},
-    open::{self, Attached, IndexKind},
+    open::{self, Attached, Findings, IndexKind, Subject},
     snapshotter::lazy::{Evidence, LayerRequest, Verdict},
     source::Repository,
     trust::{Class, Grant},

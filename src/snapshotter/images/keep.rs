@@ -186,7 +186,7 @@ fn record_name(reference: &str, manifest: &Digest) -> String {
     format!("{RECORDS}/{}", Digest::sha256(key.as_bytes()).hex())
 }
 
-pub(super) fn read_bounded(path: &Path, limit: u64) -> Option<Vec<u8>> {
+fn read_bounded(path: &Path, limit: u64) -> Option<Vec<u8>> {
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,

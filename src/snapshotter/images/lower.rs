@@ -14,7 +14,6 @@ use super::{
     admit::{self, Wanted},
     config::Confirm,
     confirm,
-    findings::Subject,
     front_end::Mount,
     image::{Image, Way},
     kept::Mode,
@@ -26,6 +25,7 @@ use crate::{
     error::{Error, Result},
     index::{ChunkTable, LayerIndex},
     oci::Digest,
+    open::Subject,
     snapshotter::lazy::Evidence,
     tree::Tree,
 };

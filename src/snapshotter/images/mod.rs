@@ -23,8 +23,8 @@ use serde::Serialize;
 use tokio::{task::AbortHandle, time::Instant};
 
 use self::{
-    admit::Wanted, confirm::Queue, findings::Findings, image::Image, keep::Keep, kept::Mode,
-    measured::Measured, mounts::Mounts,
+    admit::Wanted, confirm::Queue, image::Image, keep::Keep, kept::Mode, measured::Measured,
+    mounts::Mounts,
 };
 use super::lazy::{Evidence, LayerRequest, LazyImages, Verdict};
 use crate::{
@@ -32,13 +32,13 @@ use crate::{
     error::{Error, Kind, Result},
     index::ChunkTable,
     oci::Digest,
+    open::Findings,
 };
 
 mod admit;
 mod adopt;
 mod config;
 mod confirm;
-mod findings;
 mod front_end;
 mod image;
 mod keep;

@@ -10,7 +10,6 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    findings::Subject,
     front_end::{FrontEnd, Mount},
     report::About,
 };
@@ -18,6 +17,7 @@ use crate::{
     engine::Switch,
     error::{Error, Result},
     oci::Digest,
+    open::Subject,
 };
 
 /// All lower directories.

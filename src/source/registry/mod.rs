@@ -39,7 +39,7 @@ mod hosts;
 mod lookaside;
 mod meter;
 mod mirrored;
-mod multipart;
+pub(crate) mod multipart;
 mod peers;
 mod pieces;
 mod provider;

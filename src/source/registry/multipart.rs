@@ -9,7 +9,7 @@ use super::header::{ContentRange, content_range};
 
 /// Where in the answer we are.
 #[derive(Debug)]
-pub(super) struct Multipart {
+pub(crate) struct Multipart {
     /// Two dashes and the boundary.
     delimiter: Vec<u8>,
     /// Size of the blob, which every part repeats.
@@ -30,7 +30,7 @@ const MAX_BOUNDARY: usize = 70;
 
 impl Multipart {
     /// For a blob of that size and an answer of that `Content-Type`; `None` if it is another type.
-    pub(super) fn of(content_type: &str, size: u64) -> Option<Self> {
+    pub(crate) fn of(content_type: &str, size: u64) -> Option<Self> {
         let mut parameters = content_type.split(';').map(str::trim);
         let essence = parameters.next()?;
         if !essence.eq_ignore_ascii_case("multipart/byteranges") {
@@ -55,7 +55,7 @@ impl Multipart {
     ///
     /// # Errors
     /// What is wrong with the answer.
-    pub(super) fn take(&mut self, piece: &mut Bytes) -> Result<Option<(u64, Bytes)>, &'static str> {
+    pub(crate) fn take(&mut self, piece: &mut Bytes) -> Result<Option<(u64, Bytes)>, &'static str> {
         while self.part.is_empty() {
             if self.ended || piece.is_empty() {
                 // What follows the last boundary means nothing.
@@ -75,7 +75,7 @@ impl Multipart {
     }
 
     /// Whether the last part has come.
-    pub(super) fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         self.ended
     }
 
@@ -86,24 +86,25 @@ impl Multipart {
         self.head.extend_from_slice(&piece[..more]);
         let start = self.head.iter().take_while(|b| b"\r\n".contains(b)).count();
         let head = &self.head[start..];
-        let marked = head.starts_with(&self.delimiter);
-        if head.len() >= self.delimiter.len() && !marked {
+        let fields = head.strip_prefix(&self.delimiter[..]);
+        if fields.is_none() && !self.delimiter.starts_with(head) {
             return Err("no boundary where a part ends");
         }
-        if marked && head[self.delimiter.len()..].starts_with(b"--") {
+        let fields = fields.unwrap_or_default();
+        if fields.starts_with(b"--") {
             self.ended = true;
             piece.clear();
             return Ok(());
         }
-        let Some(end) = head.windows(4).position(|it| it == b"\r\n\r\n") else {
+        let Some(end) = fields.windows(4).position(|it| it == b"\r\n\r\n") else {
             piece.advance(more);
             return match self.head.len() {
                 MAX_HEAD => Err("the head of a part is too long"),
                 _ => Ok(()),
             };
         };
-        self.part = part(&head[self.delimiter.len()..end], self.size)?;
-        piece.advance(start + end + 4 - before);
+        self.part = part(&fields[..end], self.size)?;
+        piece.advance(start + self.delimiter.len() + end + 4 - before);
         self.head.clear();
         Ok(())
     }
@@ -166,6 +167,7 @@ mod tests {
         let long = vec![b'a'; 9000];
         for (answer, want) in [
             (&b"--X-z\r\n\r\n"[..], "no boundary where a part ends"),
+            (b"x\r\n\r\n", "no boundary where a part ends"),
             (b"--X-y\r\n\r\n", "a part does not say its range"),
             (
                 b"--X-y\r\nContent-Range: bytes 0-9/101\r\n\r\n",
