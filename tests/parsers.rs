@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::{
+    io::Read as _,
     panic::{self, AssertUnwindSafe},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use nacre::fuzzing::bound;
+use nacre::{fuzzing::bound, tar::TarReader};
 
 mod support;
 
@@ -141,6 +142,29 @@ fn samples_are_understood() {
                 std::fs::write(directory.join(format!("sample-{index}")), sample).unwrap();
             }
         }
+    }
+}
+
+/// What a fuzzer kept because nothing else took the same ways (`scripts/fuzz --keep`).
+#[test]
+fn kept_inputs_are_refused_or_understood() {
+    for parser in parsers() {
+        let name = format!("tests/data/fuzz/{}.tar.zst", parser.name);
+        let file = std::fs::File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join(&name));
+        let file = file.unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut archive = TarReader::new(zstd::stream::read::Decoder::new(file).unwrap());
+        let mut count = 0;
+        while let Some(entry) = archive.next().unwrap() {
+            let mut input = Vec::new();
+            archive.read_to_end(&mut input).unwrap();
+            let made = panic::catch_unwind(AssertUnwindSafe(|| (parser.run)(&input)));
+            let made = made.unwrap_or_else(|_| {
+                panic!("{name}: {} panics", String::from_utf8_lossy(&entry.name))
+            });
+            assert!(made <= bound(input.len()), "{name}: {made}");
+            count += 1;
+        }
+        assert!(count > 10, "{name}: {count} inputs");
     }
 }
 
