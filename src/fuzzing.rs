@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use crate::{
     codec,
     error::{Error, Result},
-    index::{self, Codec},
+    index::{self, Codec, Unit},
     oci::{Descriptor, Document, Platform, RawManifest, Reference, media_type::Compression},
     ocicrypt::{
         self, Annotations, Options,
@@ -94,39 +94,38 @@ pub fn ztoc(bytes: &[u8]) -> usize {
 pub fn gzip_stream(blob: &[u8]) -> usize {
     // The format cannot expand by more.
     const MOST: usize = 1032;
-    let mut runs = Vec::<Vec<u8>>::new();
-    let mut sink = |piece: codec::Piece| {
-        let run = piece.run as usize;
-        runs.resize(runs.len().max(run + 1), Vec::new());
-        runs[run].extend_from_slice(&piece.bytes);
-        Ok(())
-    };
-    let mut walk = || -> Result<codec::Runs> {
-        let mut walk = codec::Walk::new(Compression::Gzip, 1000)?;
-        for piece in blob.chunks(777) {
-            walk.push(piece, &mut sink)?;
-        }
-        walk.finish(&mut sink)
-    };
-    let Ok(codec::Runs { units, checkpoints }) = walk() else {
+    let Some((codec::Runs { units, checkpoints }, runs)) =
+        walked(Compression::Gzip, blob, usize::MAX)
+    else {
         return 0;
     };
     assert_eq!(checkpoints.check(blob.len() as u64), Ok(()));
-    let mut made = 0;
-    for (number, (unit, run)) in units.iter().zip(&runs).enumerate() {
-        let begin = usize::try_from(unit.offset).unwrap_or(usize::MAX);
-        let compressed = &blob[begin..begin + unit.length as usize];
-        let again = checkpoints.decode(number, compressed, run.len());
-        assert_eq!(again.ok().as_ref(), Some(run), "run {number}");
-        made += run.len();
-    }
-    made / MOST
+    enter(blob, &units, &runs, |number, _, compressed, length| {
+        checkpoints.decode(number, compressed, length)
+    });
+    runs.iter().map(Vec::len).sum::<usize>() / MOST
 }
 
 /// A zstd stream: what it gives from first to last, and again from each of its frames.
 pub fn zstd_stream(blob: &[u8]) -> usize {
     // The format can expand by much more: what is longer is not looked at.
     const MOST: usize = 4 << 20;
+    let Some((codec::Runs { units, .. }, runs)) = walked(Compression::Zstd, blob, MOST) else {
+        return 0;
+    };
+    assert_eq!(units.len(), runs.len());
+    enter(blob, &units, &runs, |_, codec, compressed, length| {
+        codec::decode(codec, compressed, length)
+    });
+    units.len()
+}
+
+/// What a walk learnt, and what each run holds; `None` if it is refused, or longer than `most`.
+fn walked(
+    compression: Compression,
+    blob: &[u8],
+    most: usize,
+) -> Option<(codec::Runs, Vec<Vec<u8>>)> {
     let mut runs = Vec::<Vec<u8>>::new();
     let mut total = 0;
     let mut sink = |piece: codec::Piece| {
@@ -134,29 +133,35 @@ pub fn zstd_stream(blob: &[u8]) -> usize {
         runs.resize(runs.len().max(run + 1), Vec::new());
         runs[run].extend_from_slice(&piece.bytes);
         total += piece.bytes.len();
-        match total {
-            ..=MOST => Ok(()),
-            _ => Err(Error::unsupported("long enough")),
+        match total <= most {
+            true => Ok(()),
+            false => Err(Error::unsupported("long enough")),
         }
     };
     let mut walk = || -> Result<codec::Runs> {
-        let mut walk = codec::Walk::new(Compression::Zstd, 1000)?;
+        let mut walk = codec::Walk::new(compression, 1000)?;
         for piece in blob.chunks(777) {
             walk.push(piece, &mut sink)?;
         }
         walk.finish(&mut sink)
     };
-    let Ok(codec::Runs { units, .. }) = walk() else {
-        return 0;
-    };
-    assert_eq!(units.len(), runs.len());
-    for (number, (unit, run)) in units.iter().zip(&runs).enumerate() {
+    let found = walk().ok()?;
+    Some((found, runs))
+}
+
+/// Decodes each run for itself, and holds it against what the walk gave.
+fn enter(
+    blob: &[u8],
+    units: &[Unit],
+    runs: &[Vec<u8>],
+    decode: impl Fn(usize, Codec, &[u8], usize) -> Result<Vec<u8>>,
+) {
+    for (number, (unit, run)) in units.iter().zip(runs).enumerate() {
         let begin = usize::try_from(unit.offset).unwrap_or(usize::MAX);
         let compressed = &blob[begin..begin + unit.length as usize];
-        let again = codec::decode(unit.codec, compressed, run.len());
-        assert_eq!(again.ok().as_ref(), Some(run), "frame {number}");
+        let again = decode(number, unit.codec, compressed, run.len());
+        assert_eq!(again.ok().as_ref(), Some(run), "run {number}");
     }
-    units.len()
 }
 
 /// A profile, after its decompression.

@@ -65,12 +65,15 @@ pub(super) struct Run<'a> {
     pub(super) plain: u64,
 }
 
+/// Packs windows; what takes long to set up is kept.
+pub(super) struct Packer(zstd::bulk::Compressor<'static>);
+
 /// What a block may refer to (RFC 1951).
 pub const WINDOW: usize = 32 << 10;
 /// Most bytes of a packed window: what zstd makes of one that it cannot compress.
 pub const MAX_PACKED_WINDOW: usize = WINDOW + 1024;
 /// Level of windows: 3 saves a twentieth for a third more time, 9 a tenth for six times as much.
-pub(super) const WINDOW_LEVEL: i32 = 1;
+const WINDOW_LEVEL: i32 = 1;
 
 // === impl Checkpoint ===
 
@@ -151,13 +154,36 @@ impl Checkpoint {
 }
 
 fn pack(window: &[u8]) -> Result<Box<[u8]>> {
-    let window = &window[window.len().saturating_sub(WINDOW)..];
-    if window.is_empty() {
-        return Ok(Box::default());
+    Packer::new()?.pack(window)
+}
+
+// === impl Packer ===
+
+impl Packer {
+    pub(super) fn new() -> Result<Self> {
+        zstd::bulk::Compressor::new(WINDOW_LEVEL)
+            .map(Self)
+            .map_err(not_packed)
     }
-    zstd::bulk::compress(window, WINDOW_LEVEL)
-        .map(Into::into)
-        .map_err(|e| Error::internal("window of a checkpoint").with_source(e))
+
+    /// The last 32 KiB of a window as one zstd frame; empty if it is.
+    pub(super) fn pack(&mut self, window: &[u8]) -> Result<Box<[u8]>> {
+        let window = &window[window.len().saturating_sub(WINDOW)..];
+        if window.is_empty() {
+            return Ok(Box::default());
+        }
+        self.0.compress(window).map(Into::into).map_err(not_packed)
+    }
+}
+
+impl fmt::Debug for Packer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Packer")
+    }
+}
+
+fn not_packed(error: std::io::Error) -> Error {
+    Error::internal("window of a checkpoint").with_source(error)
 }
 
 // === impl Elsewhere ===

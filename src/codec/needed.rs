@@ -6,15 +6,16 @@
 
 use super::{
     WINDOW,
-    checkpoint::WINDOW_LEVEL,
+    checkpoint::Packer,
     zlib::{At, Inflate, Until, Wrapping},
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Makes windows of what lies before checkpoints; what takes long to set up is kept.
+#[derive(Debug)]
 pub(super) struct Windows {
     inflate: Inflate,
-    packer: zstd::bulk::Compressor<'static>,
+    packer: Packer,
 }
 
 /// A checkpoint whose blocks are still to come.
@@ -37,35 +38,20 @@ const MOST: usize = 4 * WINDOW;
 
 impl Windows {
     pub(super) fn new() -> Result<Self> {
-        let packer = zstd::bulk::Compressor::new(WINDOW_LEVEL);
         Ok(Self {
             inflate: Inflate::new(Wrapping::Raw)?,
-            packer: packer.map_err(not_packed)?,
+            packer: Packer::new()?,
         })
     }
 
     /// What a checkpoint needs of the bytes before it, packed; empty if it needs nothing.
     ///
     /// # Errors
-    /// `Internal` if a decoder cannot be set up.
+    /// `Internal` if the decoder cannot begin anew or the window not be packed.
     pub(super) fn needed(&mut self, pending: Pending) -> Result<Box<[u8]>> {
         let window = pending.window(&mut self.inflate)?;
-        if window.is_empty() {
-            return Ok(Box::default());
-        }
-        let packed = self.packer.compress(&window).map_err(not_packed)?;
-        Ok(packed.into())
+        self.packer.pack(&window)
     }
-}
-
-impl std::fmt::Debug for Windows {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Windows")
-    }
-}
-
-fn not_packed(error: std::io::Error) -> Error {
-    Error::internal("window of a checkpoint").with_source(error)
 }
 
 // === impl Pending ===
