@@ -222,11 +222,16 @@ scenario_skopeo_reads_converted() {
 }
 
 scenario_podman_reads_converted() {
-  local form root
+  local form root run
   need podman "apt-get install podman"
-  local podman=(podman --root "$here/root" --runroot "$here/run" --storage-driver vfs)
+  # podman wants a short name here.
+  run=$(mktemp -d)
+  # shellcheck disable=SC2064 # the name as it is now: it is a local one
+  trap "rm -rf --one-file-system '$run'" EXIT
+  local podman=(podman --root "$here/root" --runroot "$run" --storage-driver vfs)
   for form in estargz zstd; do
-    "${podman[@]}" pull --quiet "oci:$work/$form:1" >"$here/id"
+    # It names the image after the path, which has to be in lower case.
+    (cd "$work" && "${podman[@]}" pull --quiet "oci:$form:1") >"$here/id"
     root=$("${podman[@]}" image mount "$(cat "$here/id")")
     facts "$root" | diff "$work/tree" -
     "${podman[@]}" image umount "$(cat "$here/id")"
